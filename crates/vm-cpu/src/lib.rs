@@ -1,0 +1,29 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What a CPU backend is: traits, exits, plain x86 state, a scripted vCPU, the contract every
+//! backend passes.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Engine`] | a kind of CPU backend (KVM, scripted, later software): makes machines |
+//! | [`Machine`] | one VM inside an engine: makes vCPUs, delivers MSIs, owns the guest's clock |
+//! | [`Vcpu`] | one virtual processor, owned by its EMT: [`Entry`] in, [`Exit`] out |
+//! | [`Settled`] | proof that a vCPU's pending exit is finished; the only way to its state |
+//! | [`GuestRam`] | guest memory |
+//! | [`CpuError`] | what can go wrong, each with what to do about it |
+//!
+//! No borrow of an engine's internals crosses a device call: entries and exits are owned scalars.
+
+mod error;
+mod exit;
+mod machine;
+mod ram;
+pub mod x86;
+
+pub use error::CpuError;
+pub use exit::{Entry, Exit};
+pub use machine::{
+    CpuModel, Engine, IrqMode, Machine, MachineSpec, Msi, Registers, Settled, Vcpu, Window,
+};
+pub use ram::{GuestRam, RamLayout};

@@ -1,0 +1,66 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Guest memory and where it lies.
+
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use crate::CpuError;
+
+/// Guest memory: one type for every crate.
+pub type GuestRam = GuestMemoryMmap<()>;
+
+/// Where guest memory lies: below the 32-bit hole, and the rest above 4 GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RamLayout {
+    /// Bytes of guest memory in all.
+    pub bytes: u64,
+}
+
+impl RamLayout {
+    /// First address of the hole below 4 GiB, kept for devices.
+    pub const HOLE_START: u64 = 0xc000_0000;
+    /// First address above the hole.
+    pub const HOLE_END: u64 = 0x1_0000_0000;
+
+    /// The ranges as (address, bytes), ascending.
+    pub fn ranges(&self) -> Vec<(u64, u64)> {
+        let low = self.bytes.min(Self::HOLE_START);
+        let high = self.bytes - low;
+        let mut ranges = vec![(0, low)];
+        if high > 0 {
+            ranges.push((Self::HOLE_END, high));
+        }
+        ranges
+    }
+
+    /// Maps guest memory, zeroed, not yet touched.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] if the host has no room for the mapping, [`CpuError::Invalid`] for 0 bytes.
+    pub fn allocate(&self) -> Result<GuestRam, CpuError> {
+        if self.bytes == 0 || self.bytes % 4096 != 0 {
+            return Err(CpuError::Invalid {
+                what: "memory".into(),
+                why: format!("{} bytes is not a positive multiple of 4096", self.bytes),
+            });
+        }
+        let ranges: Vec<_> = self
+            .ranges()
+            .into_iter()
+            .map(|(at, bytes)| {
+                usize::try_from(bytes)
+                    .map(|bytes| (GuestAddress(at), bytes))
+                    .map_err(|_| CpuError::Invalid {
+                        what: "memory".into(),
+                        why: "beyond the address space".into(),
+                    })
+            })
+            .collect::<Result<_, _>>()?;
+        GuestRam::from_ranges(&ranges).map_err(|e| CpuError::Host {
+            op: "mmap of guest memory",
+            vcpu: None,
+            source: std::io::Error::other(e.to_string()),
+        })
+    }
+}

@@ -1,0 +1,69 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A device's lifecycle hooks.
+
+/// Which reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResetKind {
+    /// As if the power button had been pressed twice.
+    Hard,
+    /// The processor's INIT: devices keep what a warm reset keeps.
+    Soft,
+}
+
+/// A hook that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("device {device}: {what}")]
+pub struct DeviceError {
+    /// Instance name of the device.
+    pub device: String,
+    /// What failed, for a person.
+    pub what: String,
+}
+
+/// A device. Dropping it is its destruction.
+///
+/// # Thread
+/// Hooks run on EMT 0 while all EMTs are gathered, in order of construction on the way up
+/// (`power_on`, `resume`, `reset`) and in exact reverse on the way down (`suspend`, `power_off`,
+/// drop).
+pub trait Device: Send + Sync {
+    /// Instance name, unique in the VM, e.g. `com1`.
+    fn name(&self) -> &str;
+    /// The VM is powered on: start workers.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; the devices already powered on are powered off again in reverse.
+    fn power_on(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// Quiesce: when this returns, the device changes neither guest memory nor interrupt lines.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; the devices already suspended are resumed again.
+    fn suspend(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// Take up work again.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; the devices already resumed are suspended again.
+    fn resume(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// Back to the state after construction.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn reset(&self, _kind: ResetKind) -> Result<(), DeviceError> {
+        Ok(())
+    }
+    /// Stop workers for good, or until the next power-on.
+    ///
+    /// # Errors
+    /// [`DeviceError`]; the walk goes on, the first error is reported.
+    fn power_off(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+}
