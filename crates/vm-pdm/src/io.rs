@@ -49,6 +49,10 @@ impl IoCtx {
 ///
 /// # Thread
 /// Any EMT, several at once: the handler synchronises itself. The bus holds no lock.
+///
+/// # What the bus sees to
+/// `size` is 1, 2, 4 or (memory only) 8, and `offset + size` lies within the range; the bus splits or
+/// refuses everything else. A handler that others call too may not rely on it for its own safety.
 pub trait IoHandler: Send + Sync {
     /// Reads `size` bytes at `offset` in the range; the result is zero-extended.
     fn read(&self, cx: &mut IoCtx, offset: u64, size: u8) -> u64;

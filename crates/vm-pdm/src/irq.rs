@@ -10,6 +10,9 @@ use std::sync::Arc;
 pub trait IrqChip: Send + Sync {
     /// Sets the level of an input. Any thread.
     fn set(&self, gsi: u32, level: Level);
+    /// The guest acknowledged a level-triggered interrupt of this vector. Any thread. A controller
+    /// without level-triggered inputs needs nothing.
+    fn eoi(&self, _vector: u8) {}
 }
 
 /// Level of a line.

@@ -6,14 +6,51 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Device`] | what every device has: lifecycle hooks, called while all EMTs are gathered |
+//! | [`Devices`] | the devices in order of construction: walks up in order, down in exact reverse |
 //! | [`IoHandler`] | what a device has at a port or address range, called by any EMT |
 //! | [`IoCtx`] | what a handler may ask of the VM: an [`Effect`], taken after the exit is settled |
 //! | [`IrqChip`], [`IrqLine`] | an interrupt controller's inputs and one of them |
+//! | [`MsiSink`] | where an interrupt controller sends its messages |
+//! | [`BusBuilder`], [`Buses`] | who owns which ports and addresses, and the dispatch, which takes no lock |
+//!
+//! ```
+//! use std::sync::Arc;
+//! use vm_pdm::{BusBuilder, IoCtx, IoHandler};
+//!
+//! struct Scratch(std::sync::atomic::AtomicU64);
+//! impl IoHandler for Scratch {
+//!     fn read(&self, _: &mut IoCtx, _offset: u64, _size: u8) -> u64 {
+//!         self.0.load(std::sync::atomic::Ordering::SeqCst)
+//!     }
+//!     fn write(&self, _: &mut IoCtx, _offset: u64, _size: u8, value: u64) {
+//!         self.0.store(value, std::sync::atomic::Ordering::SeqCst);
+//!     }
+//! }
+//!
+//! let mut builder = BusBuilder::new();
+//! builder.pio("scratch", 0x80..=0x80, Arc::new(Scratch(0.into())))?;
+//! let buses = builder.build();
+//! let mut cx = IoCtx::new();
+//! buses.pio_write(&mut cx, 0x80, 1, 0x2a);
+//! assert_eq!(buses.pio_read(&mut cx, 0x80, 1), 0x2a);
+//! assert_eq!(buses.pio_read(&mut cx, 0x81, 2), 0xffff, "nobody has that port");
+//! # Ok::<(), vm_pdm::BusError>(())
+//! ```
 
+mod builder;
+mod bus;
 mod device;
+mod devices;
 mod io;
 mod irq;
+mod mmio;
+mod pio;
 
+pub use builder::{BusBuilder, BusError};
+pub use bus::{Buses, Unassigned};
 pub use device::{Device, DeviceError, ResetKind};
+pub use devices::Devices;
 pub use io::{Effect, IoCtx, IoHandler};
 pub use irq::{IrqChip, IrqLine, Level, MsiSink};
+pub use mmio::MmioBus;
+pub use pio::PioBus;

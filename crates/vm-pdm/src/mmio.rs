@@ -1,0 +1,266 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The memory bus: a hash of pages for small ranges, a sorted list for the few big ones.
+//!
+//! Invariant: a page in the hash names all small ranges that touch it, which lie side by side in
+//! `ranges` because that is sorted and they are disjoint.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use crate::builder::Claim;
+use crate::bus::{Misses, byte, ones};
+use crate::{IoCtx, IoHandler, Unassigned};
+
+const PAGE_SHIFT: u32 = 12;
+/// A range of more pages than this is big: it is searched for instead of hashed, so that the hash
+/// stays small whatever is mapped.
+const BIG_PAGES: u64 = 64;
+/// No page: addresses have 64 bits, so pages have 52.
+const EMPTY: u64 = u64::MAX;
+/// Ranges of one page beyond which they are searched by halving.
+const FEW: usize = 8;
+
+/// The memory bus. Its rules are those of [`crate::Buses`].
+pub struct MmioBus {
+    slots: Box<[Slot]>,
+    multiplier: u64,
+    shift: u32,
+    ranges: Vec<Range>,
+    /// Indices of the big ranges, ascending.
+    big: Vec<usize>,
+    misses: Misses,
+}
+
+struct Range {
+    first: u64,
+    last: u64,
+    handler: Arc<dyn IoHandler>,
+    owner: String,
+}
+
+/// One page: the small ranges that touch it.
+#[derive(Clone, Copy)]
+struct Slot {
+    page: u64,
+    from: u32,
+    count: u32,
+}
+
+impl Debug for MmioBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.ranges.iter().map(|r| (&r.owner, r.first..=r.last)))
+            .finish()
+    }
+}
+
+impl MmioBus {
+    /// `claims` are disjoint and ascending, as the builder saw to.
+    pub(crate) fn new(claims: Vec<Claim>) -> Self {
+        let ranges: Vec<Range> = claims
+            .into_iter()
+            .map(|claim| Range {
+                first: claim.first,
+                last: claim.last,
+                handler: claim.handler,
+                owner: claim.owner,
+            })
+            .collect();
+        let is_big = |r: &Range| (r.last >> PAGE_SHIFT) - (r.first >> PAGE_SHIFT) >= BIG_PAGES;
+        let big = (0..ranges.len()).filter(|&i| is_big(&ranges[i])).collect();
+        let mut pages: Vec<Slot> = Vec::new();
+        for (range, index) in ranges.iter().zip(0_u32..).filter(|(r, _)| !is_big(r)) {
+            for page in range.first >> PAGE_SHIFT..=range.last >> PAGE_SHIFT {
+                match pages.last_mut() {
+                    // No big range lies between: it would have to lie within this page.
+                    Some(slot) if slot.page == page => slot.count += 1,
+                    _ => pages.push(Slot {
+                        page,
+                        from: index,
+                        count: 1,
+                    }),
+                }
+            }
+        }
+        let (slots, multiplier, shift) = hash(&pages);
+        Self {
+            slots,
+            multiplier,
+            shift,
+            ranges,
+            big,
+            misses: Misses::default(),
+        }
+    }
+
+    /// Accesses that not every byte had an owner for.
+    pub fn unassigned(&self) -> Unassigned {
+        self.misses.get()
+    }
+
+    /// Reads `size` bytes at `addr`; zero-extended.
+    pub fn read(&self, cx: &mut IoCtx, addr: u64, size: u8) -> u64 {
+        match self.find(addr) {
+            Some(range) if range.holds(addr, size) => {
+                range.handler.read(cx, addr - range.first, size) & ones(size)
+            }
+            _ => self.read_bytes(cx, addr, size),
+        }
+    }
+
+    /// Writes the low `size` bytes of `value` at `addr`.
+    pub fn write(&self, cx: &mut IoCtx, addr: u64, size: u8, value: u64) {
+        let value = value & ones(size);
+        match self.find(addr) {
+            Some(range) if range.holds(addr, size) => {
+                range.handler.write(cx, addr - range.first, size, value);
+            }
+            _ => self.write_bytes(cx, addr, size, value),
+        }
+    }
+
+    fn find(&self, addr: u64) -> Option<&Range> {
+        let page = addr >> PAGE_SHIFT;
+        let mut at = place(page, self.multiplier, self.shift);
+        loop {
+            // At most a quarter of the slots is used, so an empty one ends the walk.
+            let slot = &self.slots[at & (self.slots.len() - 1)];
+            if slot.page == page {
+                return self.in_page(slot, addr).or_else(|| self.find_big(addr));
+            }
+            if slot.page == EMPTY {
+                return self.find_big(addr);
+            }
+            at += 1;
+        }
+    }
+
+    fn in_page(&self, slot: &Slot, addr: u64) -> Option<&Range> {
+        let from = slot.from as usize;
+        let ranges = &self.ranges[from..from + slot.count as usize];
+        if ranges.len() <= FEW {
+            return ranges.iter().find(|range| range.has(addr));
+        }
+        let after = ranges.partition_point(|range| range.first <= addr);
+        ranges[..after].last().filter(|range| range.has(addr))
+    }
+
+    fn find_big(&self, addr: u64) -> Option<&Range> {
+        let after = self.big.partition_point(|&i| self.ranges[i].first <= addr);
+        let range = &self.ranges[*self.big[..after].last()?];
+        range.has(addr).then_some(range)
+    }
+
+    #[cold]
+    fn read_bytes(&self, cx: &mut IoCtx, addr: u64, size: u8) -> u64 {
+        let mut value = ones(size);
+        let mut missed = !carried(size);
+        for i in (0..size).take_while(|_| carried(size)) {
+            match addr
+                .checked_add(u64::from(i))
+                .and_then(|at| Some((at, self.find(at)?)))
+            {
+                Some((at, range)) => {
+                    let read = range.handler.read(cx, at - range.first, 1);
+                    let shift = u32::from(i) * 8;
+                    value = value & !(0xff << shift) | (read & 0xff) << shift;
+                }
+                None => missed = true,
+            }
+        }
+        if missed {
+            self.misses.read();
+        }
+        value
+    }
+
+    #[cold]
+    fn write_bytes(&self, cx: &mut IoCtx, addr: u64, size: u8, value: u64) {
+        let mut missed = !carried(size);
+        for i in (0..size).take_while(|_| carried(size)) {
+            match addr
+                .checked_add(u64::from(i))
+                .and_then(|at| Some((at, self.find(at)?)))
+            {
+                Some((at, range)) => {
+                    range.handler.write(cx, at - range.first, 1, byte(value, i));
+                }
+                None => missed = true,
+            }
+        }
+        if missed {
+            self.misses.write();
+        }
+    }
+}
+
+impl Range {
+    fn has(&self, addr: u64) -> bool {
+        (self.first..=self.last).contains(&addr)
+    }
+
+    /// Whether an access that begins in the range is one that its handler takes whole.
+    fn holds(&self, addr: u64, size: u8) -> bool {
+        matches!(size, 1 | 2 | 4 | 8) && u64::from(size) - 1 <= self.last - addr
+    }
+}
+
+/// Sizes that the bus carries, whole or in bytes.
+fn carried(size: u8) -> bool {
+    (1..=8).contains(&size)
+}
+
+/// Slots for `pages` at a quarter's load or less, and the multiplier and shift that place them.
+/// Of a few multipliers the one with the fewest collisions is taken: nearly always one has none.
+fn hash(pages: &[Slot]) -> (Box<[Slot]>, u64, u32) {
+    let bits = (pages.len() * 4)
+        .next_power_of_two()
+        .max(4)
+        .trailing_zeros();
+    let shift = u64::BITS - bits;
+    let mut best: Option<(usize, Box<[Slot]>, u64)> = None;
+    // 2^64 divided by the golden ratio, and what repeated multiplication makes of it: odd numbers
+    // without a pattern.
+    let mut multiplier = 0x9e37_79b9_7f4a_7c15_u64;
+    for _ in 0..32 {
+        let (slots, collisions) = fill(pages, multiplier, shift);
+        if best.as_ref().is_none_or(|(least, ..)| collisions < *least) {
+            best = Some((collisions, slots, multiplier));
+        }
+        if collisions == 0 {
+            break;
+        }
+        multiplier = multiplier.wrapping_mul(0xd134_2543_de82_ef95);
+    }
+    let (_, slots, multiplier) = best.expect("the loop ran");
+    (slots, multiplier, shift)
+}
+
+fn fill(pages: &[Slot], multiplier: u64, shift: u32) -> (Box<[Slot]>, usize) {
+    let count = 1_usize << (u64::BITS - shift);
+    let mut slots = vec![
+        Slot {
+            page: EMPTY,
+            from: 0,
+            count: 0
+        };
+        count
+    ]
+    .into_boxed_slice();
+    let mut collisions = 0;
+    for page in pages {
+        let mut at = place(page.page, multiplier, shift);
+        while slots[at & (count - 1)].page != EMPTY {
+            at += 1;
+            collisions += 1;
+        }
+        slots[at & (count - 1)] = *page;
+    }
+    (slots, collisions)
+}
+
+fn place(page: u64, multiplier: u64, shift: u32) -> usize {
+    usize::try_from(page.wrapping_mul(multiplier) >> shift).unwrap_or(0)
+}

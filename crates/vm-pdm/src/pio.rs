@@ -1,0 +1,159 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The port bus: one table entry for each port.
+//!
+//! Invariant: `table[port]` is the index of the range that holds `port`, or `NOBODY`, which is
+//! beyond every index.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use crate::builder::{Claim, MAX_RANGES};
+use crate::bus::{Misses, byte, ones};
+use crate::{IoCtx, IoHandler, Unassigned};
+
+const PORTS: usize = 1 << 16;
+const NOBODY: u16 = u16::MAX;
+
+/// The port bus. Its rules are those of [`crate::Buses`].
+pub struct PioBus {
+    table: Box<[u16; PORTS]>,
+    ranges: Vec<Range>,
+    misses: Misses,
+}
+
+struct Range {
+    first: u16,
+    last: u16,
+    owner: String,
+    handler: Arc<dyn IoHandler>,
+}
+
+impl Debug for PioBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.ranges.iter().map(|r| (&r.owner, r.first..=r.last)))
+            .finish()
+    }
+}
+
+impl PioBus {
+    /// `claims` are disjoint, below 65536 and at most [`MAX_RANGES`], as the builder saw to.
+    pub(crate) fn new(claims: impl Iterator<Item = Claim>) -> Self {
+        let mut table: Box<[u16; PORTS]> = vec![NOBODY; PORTS]
+            .into_boxed_slice()
+            .try_into()
+            .expect("made with that many entries");
+        let ranges: Vec<Range> = claims
+            .map(|claim| Range {
+                first: u16::try_from(claim.first).expect("a port"),
+                last: u16::try_from(claim.last).expect("a port"),
+                owner: claim.owner,
+                handler: claim.handler,
+            })
+            .collect();
+        debug_assert!(ranges.len() <= MAX_RANGES, "the builder limits them");
+        for (range, index) in ranges.iter().zip(0_u16..) {
+            table[usize::from(range.first)..=usize::from(range.last)].fill(index);
+        }
+        Self {
+            table,
+            ranges,
+            misses: Misses::default(),
+        }
+    }
+
+    /// Accesses that not every byte had an owner for.
+    pub fn unassigned(&self) -> Unassigned {
+        self.misses.get()
+    }
+
+    /// Reads `size` bytes from `port`; zero-extended.
+    pub fn read(&self, cx: &mut IoCtx, port: u16, size: u8) -> u32 {
+        let value = match self.find(port) {
+            Some(range) if range.holds(port, size) => {
+                range.handler.read(cx, u64::from(port - range.first), size) & ones(size)
+            }
+            _ => self.read_bytes(cx, port, size),
+        };
+        low_u32(value)
+    }
+
+    /// Writes the low `size` bytes of `value` to `port`.
+    pub fn write(&self, cx: &mut IoCtx, port: u16, size: u8, value: u32) {
+        let value = u64::from(value) & ones(size);
+        match self.find(port) {
+            Some(range) if range.holds(port, size) => {
+                range
+                    .handler
+                    .write(cx, u64::from(port - range.first), size, value);
+            }
+            _ => self.write_bytes(cx, port, size, value),
+        }
+    }
+
+    fn find(&self, port: u16) -> Option<&Range> {
+        self.ranges.get(usize::from(self.table[usize::from(port)]))
+    }
+
+    #[cold]
+    fn read_bytes(&self, cx: &mut IoCtx, port: u16, size: u8) -> u64 {
+        let mut value = ones(size.min(4));
+        let mut missed = !carried(size);
+        for i in (0..size).take_while(|_| carried(size)) {
+            match port
+                .checked_add(u16::from(i))
+                .and_then(|at| Some((at, self.find(at)?)))
+            {
+                Some((at, range)) => {
+                    let read = range.handler.read(cx, u64::from(at - range.first), 1);
+                    let shift = u32::from(i) * 8;
+                    value = value & !(0xff << shift) | (read & 0xff) << shift;
+                }
+                None => missed = true,
+            }
+        }
+        if missed {
+            self.misses.read();
+        }
+        value
+    }
+
+    #[cold]
+    fn write_bytes(&self, cx: &mut IoCtx, port: u16, size: u8, value: u64) {
+        let mut missed = !carried(size);
+        for i in (0..size).take_while(|_| carried(size)) {
+            match port
+                .checked_add(u16::from(i))
+                .and_then(|at| Some((at, self.find(at)?)))
+            {
+                Some((at, range)) => {
+                    range
+                        .handler
+                        .write(cx, u64::from(at - range.first), 1, byte(value, i));
+                }
+                None => missed = true,
+            }
+        }
+        if missed {
+            self.misses.write();
+        }
+    }
+}
+
+impl Range {
+    /// Whether an access that begins in the range is one that its handler takes whole.
+    fn holds(&self, port: u16, size: u8) -> bool {
+        carried(size) && u16::from(size) - 1 <= self.last - port
+    }
+}
+
+/// Sizes that `IN` and `OUT` have.
+fn carried(size: u8) -> bool {
+    matches!(size, 1 | 2 | 4)
+}
+
+fn low_u32(value: u64) -> u32 {
+    u32::try_from(value & 0xffff_ffff).expect("32 bits")
+}
