@@ -19,6 +19,7 @@ mod error;
 mod exit;
 mod machine;
 mod ram;
+pub mod script;
 pub mod x86;
 
 pub use error::CpuError;

@@ -39,7 +39,7 @@ impl RamLayout {
     /// # Errors
     /// [`CpuError::Host`] if the host has no room for the mapping, [`CpuError::Invalid`] for 0 bytes.
     pub fn allocate(&self) -> Result<GuestRam, CpuError> {
-        if self.bytes == 0 || self.bytes % 4096 != 0 {
+        if self.bytes == 0 || !self.bytes.is_multiple_of(4096) {
             return Err(CpuError::Invalid {
                 what: "memory".into(),
                 why: format!("{} bytes is not a positive multiple of 4096", self.bytes),

@@ -6,8 +6,10 @@
 //! These types are ours: neither kernel structures nor an engine's runtime types, so that what one
 //! engine saved another can load.
 
+mod events;
 mod regs;
 mod state;
 
+pub use events::{Activity, Bit, Delivery, Events, Exception, Interrupt, Nmi, Smi};
 pub use regs::{Gprs, Segment, Start, SystemRegs, Table};
-pub use state::VcpuState;
+pub use state::{DebugRegs, Msr, Tsc, VcpuState};
