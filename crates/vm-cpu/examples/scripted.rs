@@ -31,14 +31,14 @@ fn main() -> Result<(), CpuError> {
     for _ in 0..5 {
         let exit = vcpu.run(entry)?;
         println!("{:<10} {exit:?}", exit.name());
-        entry = match exit {
-            Exit::PioRead { .. } => Entry::Data(0x60),
-            Exit::MmioWrite { .. } => {
-                kick.kick();
-                Entry::Go
-            }
-            _ => Entry::Go,
+        entry = if matches!(exit, Exit::PioRead { .. }) {
+            Entry::Data(0x60)
+        } else {
+            Entry::Go
         };
+        if matches!(exit, Exit::MmioWrite { .. }) {
+            kick.kick();
+        }
         if exit == Exit::Kicked {
             break;
         }
