@@ -1,0 +1,212 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One boot: a kernel, perhaps an initrd, a command line and a machine, put into guest memory as
+//! often as it is reset.
+
+use vm_cpu::x86::Start;
+use vm_cpu::{GuestRam, RamLayout};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::acpi::AcpiTables;
+use crate::image::{Image, Initrd, Kind};
+use crate::load::{self, Placed};
+use crate::map::{self, MapRange};
+use crate::{BootError, Platform, linux64, pvh, start};
+
+const PAGE: u64 = 4096;
+
+/// How a kernel is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// By its PVH note: 32-bit protected mode, `hvm_start_info`.
+    Pvh,
+    /// By Linux' 64-bit protocol: long mode, zero page.
+    Linux64,
+}
+
+/// Everything a VM boots from.
+#[derive(Debug)]
+pub struct Boot {
+    image: Image,
+    initrd: Option<Initrd>,
+    command_line: String,
+    cpus: u32,
+    platform: Platform,
+    protocol: Option<Protocol>,
+}
+
+/// What is handed over to the kernel, whichever way it is entered.
+pub(crate) struct Handover<'a> {
+    pub(crate) map: &'a [MapRange],
+    pub(crate) command_line: &'a str,
+    /// Guest address and bytes.
+    pub(crate) initrd: Option<(u64, u64)>,
+}
+
+impl Boot {
+    /// Least guest memory, in bytes: the boot tables and a MiB for a kernel.
+    pub const MIN_MEMORY: u64 = 2 << 20;
+    /// Most vCPUs that the tables describe.
+    pub const MAX_CPUS: u32 = 1024;
+
+    /// Prepares a boot on the default [`Platform`], entered by PVH where the kernel has the note.
+    ///
+    /// # Errors
+    /// [`BootError::CommandLine`], [`BootError::CommandLineNul`], [`BootError::Cpus`].
+    pub fn new(
+        image: Image,
+        initrd: Option<Initrd>,
+        command_line: &str,
+        cpus: u32,
+    ) -> Result<Self, BootError> {
+        if cpus == 0 || cpus > Self::MAX_CPUS {
+            return Err(BootError::Cpus {
+                cpus,
+                limit: Self::MAX_CPUS,
+            });
+        }
+        let limit = usize::try_from(image.command_line_limit())
+            .unwrap_or(usize::MAX)
+            .min(map::COMMAND_LINE_BYTES - 1);
+        if command_line.len() > limit {
+            return Err(BootError::CommandLine {
+                bytes: command_line.len(),
+                limit,
+            });
+        }
+        if let Some(offset) = command_line.find('\0') {
+            return Err(BootError::CommandLineNul { offset });
+        }
+        Ok(Self {
+            image,
+            initrd,
+            command_line: command_line.to_owned(),
+            cpus,
+            platform: Platform::default(),
+            protocol: None,
+        })
+    }
+
+    /// Describes another machine to the guest.
+    #[must_use]
+    pub fn with_platform(mut self, platform: Platform) -> Self {
+        self.platform = platform;
+        self
+    }
+
+    /// Enters by this protocol, whatever else the kernel offers.
+    #[must_use]
+    pub fn with_protocol(mut self, protocol: Protocol) -> Self {
+        self.protocol = Some(protocol);
+        self
+    }
+
+    /// The kernel image.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The ACPI tables that the guest is given.
+    pub fn acpi_tables(&self) -> AcpiTables {
+        AcpiTables::new(&self.platform, self.cpus)
+    }
+
+    /// The memory map that the guest is given, ascending.
+    pub fn memory_map(&self, layout: RamLayout) -> Vec<MapRange> {
+        map::ranges(layout, self.acpi_tables().as_bytes().len() as u64)
+    }
+
+    /// Puts kernel, initrd and tables into guest memory and answers where vCPU 0 begins. May be
+    /// called any number of times: what it leaves depends only on the images, except for memory
+    /// that belongs to none of them, which it does not touch.
+    ///
+    /// # Errors
+    /// Every [`BootError`] about memory; about a file, if it changed or does not decompress.
+    ///
+    /// # Thread
+    /// Any. vCPUs must not be running.
+    pub fn load(&self, ram: &GuestRam, layout: RamLayout) -> Result<Start, BootError> {
+        if layout.bytes < Self::MIN_MEMORY {
+            let (bytes, minimum) = (layout.bytes, Self::MIN_MEMORY);
+            return Err(BootError::MemoryTooSmall { bytes, minimum });
+        }
+        self.image.source.unchanged()?;
+        if let Some(initrd) = &self.initrd {
+            initrd.source.unchanged()?;
+        }
+        let placed = load::place(&self.image, self.protocol, ram, layout)?;
+        let initrd = match &self.initrd {
+            Some(initrd) => Some(self.place_initrd(initrd, &placed, ram, layout)?),
+            None => None,
+        };
+        let acpi = self.acpi_tables();
+        let map = map::ranges(layout, acpi.as_bytes().len() as u64);
+        let handover = Handover {
+            map: &map,
+            command_line: &self.command_line,
+            initrd,
+        };
+        write(ram, AcpiTables::ADDRESS, acpi.as_bytes())?;
+        write(ram, map::COMMAND_LINE, self.command_line.as_bytes())?;
+        write(
+            ram,
+            map::COMMAND_LINE + self.command_line.len() as u64,
+            &[0],
+        )?;
+        let start = match placed.protocol {
+            Protocol::Pvh => {
+                write(ram, map::START_INFO, &pvh::start_info(&handover))?;
+                start::pvh(placed.entry)
+            }
+            Protocol::Linux64 => {
+                let header = match &self.image.kind {
+                    Kind::Elf { .. } => &[][..],
+                    Kind::BzImage(image) => &image.header,
+                };
+                write(ram, map::ZERO_PAGE, &linux64::zero_page(&handover, header))?;
+                write(ram, map::PAGE_TABLES, &start::page_tables())?;
+                start::linux64(placed.entry)
+            }
+        };
+        write(ram, map::GDT, &start::gdt(&start))?;
+        Ok(start)
+    }
+
+    /// Puts the initrd as high as the kernel allows, so that the kernel has room above itself.
+    fn place_initrd(
+        &self,
+        initrd: &Initrd,
+        placed: &Placed,
+        ram: &GuestRam,
+        layout: RamLayout,
+    ) -> Result<(u64, u64), BootError> {
+        let limit = u64::from(self.image.initrd_limit()) + 1;
+        let top = limit.min(layout.bytes).min(RamLayout::HOLE_START);
+        // A kernel above the hole leaves all of low memory.
+        let bottom = if placed.end > RamLayout::HOLE_END {
+            map::FIRST_MIB
+        } else {
+            placed.end
+        };
+        let bottom = bottom.next_multiple_of(PAGE);
+        let bytes = initrd.bytes();
+        let address = top.checked_sub(bytes).map(|address| address & !(PAGE - 1));
+        match address {
+            Some(address) if address >= bottom => {
+                initrd.source.copy(0, bytes, ram, address)?;
+                Ok((address, bytes))
+            }
+            _ => Err(BootError::InitrdDoesNotFit {
+                name: initrd.source.name().to_owned(),
+                bytes,
+                room: top.saturating_sub(bottom),
+            }),
+        }
+    }
+}
+
+fn write(ram: &GuestRam, address: u64, bytes: &[u8]) -> Result<(), BootError> {
+    ram.write_slice(bytes, GuestAddress(address))
+        .map_err(|source| BootError::Ram { address, source })
+}

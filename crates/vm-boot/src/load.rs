@@ -1,0 +1,314 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Segments into guest memory: straight from the file, or while they are being decompressed.
+//!
+//! Every segment's address is checked before the first byte is written. Memory behind a segment's
+//! file bytes is made zero without touching pages that are zero already, so fresh memory stays
+//! untouched and used memory (after a reset) is cleared.
+
+use std::io::Read;
+
+use vm_cpu::{GuestRam, RamLayout};
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::bzimage::BzImage;
+use crate::elf::{self, Elf, Segment};
+use crate::image::{Image, Kind};
+use crate::le::index;
+use crate::map::FIRST_MIB;
+use crate::source::Source;
+use crate::{BootError, Protocol, image};
+
+/// Bytes decompressed, or looked at for zeros, at a time.
+const CHUNK: usize = 64 << 10;
+const MIB: u64 = 1 << 20;
+
+/// A kernel that is in guest memory.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    pub(crate) protocol: Protocol,
+    pub(crate) entry: u64,
+    /// First guest address past the kernel.
+    pub(crate) end: u64,
+}
+
+/// Loads a kernel.
+pub(crate) fn place(
+    kernel: &Image,
+    wanted: Option<Protocol>,
+    ram: &GuestRam,
+    layout: RamLayout,
+) -> Result<Placed, BootError> {
+    let source = &kernel.source;
+    let name = source.name();
+    let (elf, pvh) = match &kernel.kind {
+        Kind::Elf { elf, pvh } => {
+            inside(name, elf, layout)?;
+            for segment in &elf.segments {
+                source.copy(segment.offset, segment.file_bytes, ram, segment.address)?;
+                zero_tail(ram, segment)?;
+            }
+            (elf.clone(), *pvh)
+        }
+        Kind::BzImage(container) => decompress(source, container, ram, layout)?,
+    };
+    let (protocol, entry) = image::entry(name, &elf, pvh, wanted)?;
+    Ok(Placed {
+        protocol,
+        entry,
+        end: elf.end(),
+    })
+}
+
+/// That every segment lies in memory that is for kernels.
+fn inside(name: &str, elf: &Elf, layout: RamLayout) -> Result<(), BootError> {
+    for segment in &elf.segments {
+        let Segment { address, bytes, .. } = *segment;
+        let end = address + bytes;
+        let name = name.to_owned();
+        if address < FIRST_MIB {
+            let what = "the first MiB, where the boot tables are";
+            return Err(BootError::Reserved {
+                name,
+                address,
+                bytes,
+                what,
+            });
+        }
+        if address < RamLayout::HOLE_END && end > RamLayout::HOLE_START {
+            let what = "the hole below 4 GiB, where devices are";
+            return Err(BootError::Reserved {
+                name,
+                address,
+                bytes,
+                what,
+            });
+        }
+        let ranges = layout.ranges();
+        if !ranges
+            .iter()
+            .any(|(start, length)| address >= *start && end <= start + length)
+        {
+            let hole = if end > RamLayout::HOLE_END {
+                RamLayout::HOLE_END - RamLayout::HOLE_START
+            } else {
+                0
+            };
+            let minimum_mib = (end - hole).div_ceil(MIB);
+            let end = ranges.last().map_or(0, |(start, length)| start + length);
+            return Err(BootError::Segment {
+                name,
+                address,
+                bytes,
+                end,
+                minimum_mib,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Makes a segment's memory behind its file bytes zero.
+fn zero_tail(ram: &GuestRam, segment: &Segment) -> Result<(), BootError> {
+    let end = segment.address + segment.bytes;
+    let mut address = segment.address + segment.file_bytes;
+    let mut chunk = vec![0; CHUNK.min(index(end - address))];
+    while address < end {
+        let failed = |source| BootError::Ram { address, source };
+        chunk.truncate(index(end - address));
+        ram.read_slice(&mut chunk, GuestAddress(address))
+            .map_err(failed)?;
+        if chunk.iter().any(|byte| *byte != 0) {
+            chunk.fill(0);
+            ram.write_slice(&chunk, GuestAddress(address))
+                .map_err(failed)?;
+        }
+        address += chunk.len() as u64;
+    }
+    Ok(())
+}
+
+/// Decompresses a payload into guest memory.
+fn decompress(
+    source: &Source,
+    container: &BzImage,
+    ram: &GuestRam,
+    layout: RamLayout,
+) -> Result<(Elf, Option<u32>), BootError> {
+    let trailer = if container.format.has_own_trailer() {
+        4
+    } else {
+        0
+    };
+    let bytes = container.payload.end - container.payload.start - trailer;
+    let payload = source.range(container.payload.start, bytes);
+    let mut stream = Stream {
+        name: source.name(),
+        container,
+        read: 0,
+        inner: None,
+    };
+    let reader = container
+        .format
+        .reader(payload)
+        .map_err(|error| stream.failed(&error))?;
+    stream.inner = Some(reader);
+
+    let mut head = stream.take(elf::FILE_HEADER)?;
+    let head_bytes = Elf::head_bytes(stream.name, &head)?;
+    head.extend(stream.take(head_bytes - elf::FILE_HEADER)?);
+    let elf = Elf::parse(stream.name, &head)?;
+    inside(stream.name, &elf, layout)?;
+
+    let mut sink = Sink::new(&elf, ram);
+    sink.accept(0, &head)?;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let at = stream.read;
+        let part = stream.fill(&mut chunk)?;
+        if part.is_empty() {
+            break;
+        }
+        sink.accept(at, part)?;
+    }
+    stream.complete(sink.needed)?;
+    for segment in &elf.segments {
+        zero_tail(ram, segment)?;
+    }
+    let pvh = sink
+        .notes
+        .iter()
+        .find_map(|note| elf::pvh_entry(&note.bytes));
+    Ok((elf, pvh))
+}
+
+/// The decompressed kernel, counted and bounded by its size trailer.
+struct Stream<'a> {
+    name: &'a str,
+    container: &'a BzImage,
+    read: u64,
+    inner: Option<Box<dyn Read + 'a>>,
+}
+
+impl Stream<'_> {
+    /// Reads into `chunk` until it is full or the stream ends.
+    fn fill<'c>(&mut self, chunk: &'c mut [u8]) -> Result<&'c [u8], BootError> {
+        let mut filled = 0;
+        while let (Some(rest), Some(inner)) = (chunk.get_mut(filled..), self.inner.as_mut()) {
+            match inner.read(rest) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+        self.read += filled as u64;
+        if self.read > self.container.decompressed {
+            let says = self.container.decompressed;
+            return Err(self.broken(format!(
+                "it goes on after the {says} bytes its trailer says"
+            )));
+        }
+        Ok(chunk.get(..filled).unwrap_or_default())
+    }
+
+    /// The next `bytes` bytes, which must be there.
+    fn take(&mut self, bytes: u64) -> Result<Vec<u8>, BootError> {
+        let mut out = vec![0; index(bytes)];
+        let filled = self.fill(&mut out)?.len();
+        if filled < out.len() {
+            return Err(self.broken(format!("it ends inside the ELF headers, at {}", self.read)));
+        }
+        Ok(out)
+    }
+
+    /// That the stream held what its trailer and the ELF headers said.
+    fn complete(&self, needed: u64) -> Result<(), BootError> {
+        let (read, says) = (self.read, self.container.decompressed);
+        if read != says {
+            return Err(self.broken(format!("it ends at byte {read}, its trailer says {says}")));
+        }
+        if read < needed {
+            return Err(self.broken(format!("it ends at byte {read}, a segment at {needed}")));
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: &std::io::Error) -> BootError {
+        self.broken(format!("after {} bytes: {error}", self.read))
+    }
+
+    fn broken(&self, reason: String) -> BootError {
+        let format = self.container.format.name();
+        BootError::Payload {
+            name: self.name.to_owned(),
+            format,
+            reason,
+        }
+    }
+}
+
+/// Where the parts of a kernel go as it streams by.
+struct Sink<'a> {
+    ram: &'a GuestRam,
+    segments: &'a [Segment],
+    notes: Vec<Note>,
+    /// The byte just past the last one that is wanted.
+    needed: u64,
+}
+
+struct Note {
+    start: u64,
+    end: u64,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Sink<'a> {
+    fn new(elf: &'a Elf, ram: &'a GuestRam) -> Self {
+        let notes = elf.notes.iter();
+        let notes = notes.filter_map(|&(start, bytes)| {
+            Some(Note {
+                start,
+                end: start.checked_add(bytes)?,
+                bytes: Vec::new(),
+            })
+        });
+        let needed = elf.segments.iter().map(|s| s.offset + s.file_bytes).max();
+        Self {
+            ram,
+            segments: &elf.segments,
+            notes: notes.collect(),
+            needed: needed.unwrap_or_default(),
+        }
+    }
+
+    /// Takes the bytes of `part`, which begins at offset `at`.
+    fn accept(&mut self, at: u64, part: &[u8]) -> Result<(), BootError> {
+        for segment in self.segments {
+            let end = segment.offset + segment.file_bytes;
+            if let Some((skipped, wanted)) = overlap(at, part, segment.offset, end) {
+                let address = segment.address + skipped;
+                self.ram
+                    .write_slice(wanted, GuestAddress(address))
+                    .map_err(|source| BootError::Ram { address, source })?;
+            }
+        }
+        for note in &mut self.notes {
+            if let Some((_, wanted)) = overlap(at, part, note.start, note.end) {
+                note.bytes.extend_from_slice(wanted);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What of `part` (at offset `at`) lies in `start..end`, and how far behind `start` that begins.
+fn overlap(at: u64, part: &[u8], start: u64, end: u64) -> Option<(u64, &[u8])> {
+    let from = start.max(at);
+    let to = end.min(at + part.len() as u64);
+    if from >= to {
+        return None;
+    }
+    Some((from - start, part.get(index(from - at)..index(to - at))?))
+}
