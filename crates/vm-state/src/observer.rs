@@ -14,8 +14,9 @@ use std::{
     sync::{Arc, Weak},
 };
 
-/// How many changes may wait to be told.
-const QUEUE_LIMIT: usize = 1024;
+/// How many changes may wait to be told: half a MiB, and far more than are made while the teller's
+/// thread is not scheduled.
+const QUEUE_LIMIT: usize = 16_384;
 
 /// One change of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

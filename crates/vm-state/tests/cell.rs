@@ -566,12 +566,12 @@ fn an_observer_that_does_not_return_costs_changes_but_no_memory() {
         scope.spawn(|| cell.shift(operations::SAVE.shifts, USER).expect("it runs"));
         assert_eq!(has_entered.recv(), Ok(4));
         let there_and_back = [operations::LIVE_END.shifts[5], operations::SAVE.shifts[0]];
-        for _ in 0..3000 {
+        for _ in 0..20_000 {
             cell.shift(&there_and_back, USER)
                 .expect("nobody else moves it");
         }
-        assert_eq!(cell.snapshot().untold, 3000 - 1024);
+        assert_eq!(cell.snapshot().untold, 20_000 - 16_384);
         release.send(()).expect("the observer waits");
     });
-    assert_eq!(has_entered.try_iter().last(), Some(4 + 1024));
+    assert_eq!(has_entered.try_iter().last(), Some(4 + 16_384));
 }
