@@ -352,10 +352,10 @@ proptest! {
         for (addr, size) in near.chain(strays) {
             let read = buses.mmio_read(&mut cx, addr, size);
             buses.mmio_write(&mut cx, addr, size, read);
-            for i in 0..u64::from(size.min(8)) {
+            for (i, byte) in (0_u64..).zip(read.to_le_bytes()).take(size.min(8).into()) {
                 let owner = (size <= 8).then(|| addr.checked_add(i)).flatten();
                 let expected = owner.and_then(|at| model(&ranges, at)).unwrap_or(0xff);
-                prop_assert_eq!(read.to_le_bytes()[i as usize], expected, "{:#x}+{}", addr, i);
+                prop_assert_eq!(byte, expected, "{:#x}+{}", addr, i);
             }
         }
     }
@@ -377,11 +377,11 @@ proptest! {
             let size = if size < 128 { size % 6 } else { size };
             let read = buses.pio_read(&mut cx, port, size);
             buses.pio_write(&mut cx, port, size, read);
-            for i in 0..u64::from(size.min(4)) {
+            for (i, byte) in (0_u64..).zip(read.to_le_bytes()).take(size.min(4).into()) {
                 let carried = matches!(size, 1 | 2 | 4);
                 let expected =
                     carried.then(|| model(&ranges, u64::from(port) + i)).flatten().unwrap_or(0xff);
-                prop_assert_eq!(read.to_le_bytes()[i as usize], expected, "{:#x}+{}", port, i);
+                prop_assert_eq!(byte, expected, "{:#x}+{}", port, i);
             }
         }
     }
