@@ -12,6 +12,8 @@
 
 mod cpio;
 mod lab;
+mod linux;
+mod product;
 mod sys;
 mod workspace;
 
@@ -31,11 +33,14 @@ enum Task {
     /// Real KVM on any machine: an emulated one with Debian's kernel
     #[command(subcommand)]
     Lab(lab::Verb),
+    /// Boot Debian's kernel under vmm, on this host or in the lab
+    Linux(linux::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Lab(verb) => lab::main(verb),
+        Task::Linux(args) => linux::main(&args),
     };
     match done {
         Ok(status) => ExitCode::from(status),

@@ -9,6 +9,8 @@ pub(crate) mod modules;
 pub(crate) mod payload;
 pub(crate) mod qemu;
 pub(crate) mod setup;
+mod test_run;
+mod tests;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ pub(crate) enum Verb {
     Setup,
     /// Run a command in the lab; the status is the command's, 124 late, 125 lab failed
     Run(RunArgs),
+    /// Boot Linux guests under vmm and run the KVM engine's tests, in the lab
+    Test(test_run::Args),
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +73,7 @@ pub(crate) fn main(verb: Verb) -> Result<u8> {
     match verb {
         Verb::Setup => {
             let files = Files::ensure(&Kernel::ALL)?;
+            files.ensure_qemu()?;
             for kernel in Kernel::ALL {
                 println!(
                     "lab kernel {} ready: {}",
@@ -79,6 +84,7 @@ pub(crate) fn main(verb: Verb) -> Result<u8> {
             Ok(0)
         }
         Verb::Run(args) => run(args),
+        Verb::Test(args) => test_run::main(&args),
     }
 }
 
@@ -177,7 +183,7 @@ pub(crate) fn quote(word: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests_of_the_command_line {
     use super::*;
 
     #[test]

@@ -85,6 +85,7 @@ pub(crate) enum End {
 /// Runs `job`, its output to `sink` as it comes. A lab that breaks before the command starts is
 /// booted once more.
 pub(crate) fn run(files: &Files, job: &Job, sink: &mut dyn FnMut(&[u8])) -> Result<End> {
+    files.ensure_qemu()?;
     let end = boot(files, job, sink)?;
     if let End::Broken {
         reason,

@@ -73,7 +73,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// Everything for the given kernels and for QEMU; waits for another setup that is under way.
+    /// Everything for the given kernels; waits for another setup that is under way.
     pub(crate) fn ensure(kernels: &[Kernel]) -> Result<Self> {
         let files = Self {
             dir: workspace::target().join("lab"),
@@ -81,14 +81,24 @@ impl Files {
         let packages = files.dir.join("packages");
         std::fs::create_dir_all(&packages)
             .with_context(|| format!("cannot make {}", packages.display()))?;
-        let lock = File::create(files.dir.join("lock"))?;
-        lock.lock().context("cannot lock the lab's directory")?;
+        let _lock = files.lock()?;
         for &kernel in kernels {
             files.ensure_kernel(kernel, &packages)?;
         }
         files.ensure_tools(&packages)?;
-        debian::install("qemu-system-x86_64", "qemu-system-x86")?;
         Ok(files)
+    }
+
+    /// QEMU itself, the one part that only root can install.
+    pub(crate) fn ensure_qemu(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        debian::install("qemu-system-x86_64", "qemu-system-x86")
+    }
+
+    /// Files that are there already, or not.
+    #[cfg(test)]
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
     }
 
     /// The directory of all of it.
@@ -125,6 +135,13 @@ impl Files {
     pub(crate) fn package(&self, kernel: Kernel) -> Result<String> {
         let stamp = std::fs::read_to_string(self.dir.join(kernel.name()).join("stamp"))?;
         Ok(stamp.lines().next().unwrap_or_default().to_owned())
+    }
+
+    /// Held by one setup at a time; released when the file is closed.
+    fn lock(&self) -> Result<File> {
+        let lock = File::create(self.dir.join("lock"))?;
+        lock.lock().context("cannot lock the lab's directory")?;
+        Ok(lock)
     }
 
     fn ensure_kernel(&self, kernel: Kernel, packages: &Path) -> Result<()> {

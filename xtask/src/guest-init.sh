@@ -1,0 +1,45 @@
+#!/bin/busybox sh
+# Copyright 2026 the authors
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+#
+# PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
+# environment variable: once, memory, echo, reboot, idle, or (none) a shell.
+
+bb=/bin/busybox
+$bb mount -t devtmpfs dev /dev
+$bb mount -t proc proc /proc
+$bb mount -t sysfs sys /sys
+$bb --install -s /bin
+export PATH=/bin HOME=/root TERM=vt100
+
+read -r uptime idle </proc/uptime
+echo "vmm: guest userspace reached, uptime $uptime s, $(nproc) CPU(s)"
+
+case "$guest" in
+once) ;;
+memory)
+    # Without privileges /proc/iomem shows zeroes; PID 1 sees the real ranges.
+    bytes=0
+    while read -r range colon name; do
+        [ "$name" = "System RAM" ] || continue
+        bytes=$((bytes + 0x${range#*-} - 0x${range%-*} + 1))
+    done </proc/iomem
+    echo "vmm: guest RAM $((bytes >> 20)) MiB"
+    ;;
+echo)
+    echo "vmm: guest waits for a line"
+    read -r line
+    echo "vmm: guest read ${#line} characters: [$line]"
+    ;;
+reboot)
+    reboot -f
+    ;;
+idle)
+    while :; do sleep 3600; done
+    ;;
+*)
+    echo "A busybox shell; leave it (exit, Ctrl-D) to power off, or Ctrl-A x to end the machine."
+    setsid -c sh -l </dev/ttyS0 >/dev/ttyS0 2>&1
+    ;;
+esac
+poweroff -f

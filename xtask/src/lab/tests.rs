@@ -1,0 +1,207 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What `cargo xtask lab test` checks, as data. The scripts run in the lab's `/job`, which holds
+//! `vmm`, `guest.cpio`, `vmlinux-K` and `vmlinuz-K` for both guest kernels, and the KVM engine's
+//! test programs as `test-NAME`.
+
+use super::setup::Kernel;
+
+/// One check: a script, and what its end and output must be.
+#[derive(Clone, Debug)]
+pub(crate) struct Check {
+    pub(crate) name: String,
+    /// The lab's own kernel.
+    pub(crate) lab: Kernel,
+    /// CPUs of the lab.
+    pub(crate) cpus: u32,
+    pub(crate) script: String,
+    pub(crate) status: u8,
+    /// All of these must be in the output.
+    pub(crate) says: Vec<String>,
+    /// None of these may be in it.
+    pub(crate) lacks: Vec<&'static str>,
+    pub(crate) limit_s: u32,
+    /// Part of `--quick`.
+    pub(crate) quick: bool,
+}
+
+const BOOT_LIMIT_S: u32 = 120;
+const CONTRACT_LIMIT_S: u32 = 240;
+const REACHED: &str = "vmm: guest userspace reached, uptime ";
+
+/// Every check, given the engine's test programs and how much memory the lab has.
+pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for lab in [Kernel::V6_12, Kernel::V6_1] {
+        for guest in Kernel::ALL {
+            for image in ["vmlinux", "vmlinuz"] {
+                checks.push(boots(lab, guest, image));
+            }
+        }
+    }
+    for program in test_programs {
+        checks.push(contract(Kernel::V6_12, 1, program));
+        checks.push(contract(Kernel::V6_12, 2, program));
+        checks.push(contract(Kernel::V6_1, 1, program));
+    }
+    checks.push(two_cpus());
+    checks.push(serial_input());
+    checks.push(memory(lab_memory_mib));
+    checks.push(reboot());
+    checks
+}
+
+fn run(image: &str, cpus: u32, memory: &str, options: &str, guest: &str) -> String {
+    format!(
+        "./vmm run --kernel {image} --initrd guest.cpio --cpus {cpus} --memory {memory} {options} \
+         --append 'console=ttyS0 quiet panic=-1 guest={guest}'"
+    )
+}
+
+fn boots(lab: Kernel, guest: Kernel, image: &str) -> Check {
+    let image_file = format!("{image}-{}", guest.name());
+    Check {
+        name: format!("{image_file} reaches userspace and powers off"),
+        lab,
+        cpus: 1,
+        script: run(&image_file, 1, "256M", "", "once"),
+        status: 0,
+        says: vec![REACHED.into(), " s, 1 CPU(s)".into()],
+        lacks: vec!["Kernel panic", "Call Trace"],
+        limit_s: BOOT_LIMIT_S,
+        quick: lab == Kernel::V6_12 && image == "vmlinux",
+    }
+}
+
+fn contract(lab: Kernel, cpus: u32, program: &str) -> Check {
+    Check {
+        name: format!("vm-cpu-kvm tests pass: {program}"),
+        lab,
+        cpus,
+        script: format!("exec ./test-{program} --nocapture"),
+        status: 0,
+        says: vec!["test result: ok".into()],
+        // The lab has KVM: a test that skips for want of it has not been run.
+        lacks: vec!["skipped: no /dev/kvm"],
+        limit_s: CONTRACT_LIMIT_S,
+        quick: lab == Kernel::V6_12 && cpus == 1,
+    }
+}
+
+fn two_cpus() -> Check {
+    Check {
+        name: "a guest sees both its CPUs".into(),
+        lab: Kernel::V6_12,
+        cpus: 2,
+        script: run("vmlinux-6.1", 2, "256M", "", "once"),
+        status: 0,
+        says: vec![REACHED.into(), " s, 2 CPU(s)".into()],
+        lacks: vec!["Kernel panic", "Call Trace"],
+        limit_s: BOOT_LIMIT_S,
+        quick: false,
+    }
+}
+
+/// A line longer than the 16550's FIFO, sent when the guest waits for it.
+fn serial_input() -> Check {
+    let line = "serial-".repeat(30);
+    let vmm = run("vmlinux-6.1", 1, "256M", "", "echo");
+    let script = format!(
+        "mkfifo input
+         touch output
+         (
+             for step in $(seq 1 500); do
+                 grep -q 'guest waits for a line' output && break
+                 sleep 0.1
+             done
+             echo '{line}'
+         ) >input &
+         {vmm} <input >output 2>&1
+         status=$?
+         cat output
+         exit $status"
+    );
+    Check {
+        name: "serial input reaches the guest whole and is echoed".into(),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script,
+        status: 0,
+        says: vec![format!(
+            "vmm: guest read {} characters: [{line}]",
+            line.len()
+        )],
+        lacks: Vec::new(),
+        limit_s: BOOT_LIMIT_S,
+        quick: true,
+    }
+}
+
+fn memory(lab_memory_mib: u32) -> Check {
+    let (asked, mib) = if lab_memory_mib >= 8192 {
+        ("6G", 6144)
+    } else {
+        ("1G", 1024)
+    };
+    // The first MiB has holes: a page for the firmware, the video memory and ROM range.
+    let (vmm, least) = (run("vmlinux-6.1", 1, asked, "", "memory"), mib - 2);
+    let script = format!(
+        "{vmm} >output 2>&1
+         status=$?
+         cat output
+         seen=$(sed -n 's/.*guest RAM \\([0-9]*\\) MiB.*/\\1/p' output)
+         [ \"${{seen:-0}}\" -ge {least} ] && echo 'all memory is seen'
+         exit $status"
+    );
+    Check {
+        name: format!("a guest with --memory {asked} sees all of it"),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script,
+        status: 0,
+        says: vec!["all memory is seen".into()],
+        lacks: Vec::new(),
+        limit_s: BOOT_LIMIT_S,
+        quick: false,
+    }
+}
+
+fn reboot() -> Check {
+    Check {
+        name: "a reboot under --no-reboot ends with status 0".into(),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script: run("vmlinux-6.1", 1, "256M", "--no-reboot", "reboot"),
+        status: 0,
+        says: vec![REACHED.into()],
+        lacks: vec!["Kernel panic"],
+        limit_s: BOOT_LIMIT_S,
+        quick: true,
+    }
+}
+
+#[cfg(test)]
+mod the_list {
+    use super::*;
+
+    #[test]
+    fn every_check_of_one_lab_has_a_name_of_its_own() {
+        let checks = all(&["contract".into()], 8192);
+        let mut keys: Vec<_> = checks
+            .iter()
+            .map(|c| (c.lab, c.cpus, c.name.clone()))
+            .collect();
+        let count = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+        assert!(checks.iter().any(|check| check.quick));
+    }
+
+    #[test]
+    fn a_small_lab_gets_a_smaller_memory_check() {
+        assert!(memory(8192).script.contains("--memory 6G"));
+        assert!(memory(2048).script.contains("--memory 1G"));
+    }
+}

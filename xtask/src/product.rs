@@ -1,0 +1,82 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Builds what the tasks run: the static `vmm`, test programs for the lab, the guest's initramfs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::cpio::Archive;
+use crate::workspace::{self, StaticTarget};
+
+const GUEST_INIT: &str = include_str!("guest-init.sh");
+
+/// A program that cargo built.
+#[derive(Clone, Debug)]
+pub(crate) struct Program {
+    /// Name of the cargo target, e.g. `vmm` or `contract`.
+    pub(crate) name: String,
+    pub(crate) path: PathBuf,
+}
+
+/// `vmm`, optimised, without any library: the same file runs here and in the lab.
+pub(crate) fn vmm() -> Result<PathBuf> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", "vmm-cli", "--release"]);
+    StaticTarget::choose()?.apply(&mut cargo);
+    let built = programs(&mut cargo)?;
+    let vmm = built.into_iter().find(|program| program.name == "vmm");
+    Ok(vmm.context("cargo built vmm-cli, but no program vmm")?.path)
+}
+
+/// The test programs of a crate, without any library.
+pub(crate) fn test_programs(package: &str) -> Result<Vec<Program>> {
+    let mut cargo = workspace::cargo();
+    cargo.args(["test", "--no-run", "--package", package, "--lib", "--tests"]);
+    StaticTarget::choose()?.apply(&mut cargo);
+    programs(&mut cargo)
+}
+
+/// Runs a cargo build, its messages to the terminal; the programs it names.
+fn programs(cargo: &mut Command) -> Result<Vec<Program>> {
+    cargo.args(["--message-format", "json-render-diagnostics"]);
+    let shown = workspace::show(cargo);
+    let output = cargo
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot start `{shown}`"))?;
+    if !output.status.success() {
+        bail!("`{shown}` failed ({})", output.status);
+    }
+    let mut found = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let name = message["target"]["name"].as_str();
+        if let (Some(path), Some(name)) = (message["executable"].as_str(), name) {
+            found.push(Program {
+                name: name.to_owned(),
+                path: path.into(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Writes the guest's initramfs (busybox and a small init) beside the lab's files.
+pub(crate) fn guest_initramfs(busybox: &Path, dir: &Path) -> Result<PathBuf> {
+    let mut archive = Archive::new(Vec::new());
+    for name in ["bin", "dev", "proc", "sys", "tmp", "root"] {
+        archive.dir(name)?;
+    }
+    archive.file("init", 0o755, GUEST_INIT.as_bytes())?;
+    archive.host_path("bin/busybox", busybox)?;
+    archive.link("bin/sh", "busybox")?;
+    let path = dir.join("guest.cpio");
+    // Written beside and renamed: another task may be reading the old one.
+    let partial = dir.join(format!("guest.cpio.{}", std::process::id()));
+    std::fs::write(&partial, archive.finish()?)?;
+    std::fs::rename(&partial, &path)?;
+    Ok(path)
+}
