@@ -1,0 +1,194 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One queue of requests: pushing is lock-free, taking is in order.
+//!
+//! Producers push onto a stack. Consumers, under a short lock, move the whole stack behind what was
+//! sorted earlier, oldest first, and take from the front. A caller that gives up takes its own node
+//! out under the same lock, so that a node on its stack never stays linked. No op runs, no thread
+//! is woken and nothing is freed under the lock.
+
+// UNSAFETY: nodes are linked by address; their callers keep them alive until they are out.
+#![expect(
+    unsafe_code,
+    reason = "an intrusive list of nodes on their callers' stacks"
+)]
+
+use std::ptr::NonNull;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+
+use crate::node::{Node, release};
+use crate::sync::{AtomicPtr, AtomicUsize, Mutex, MutexGuard};
+
+/// One queue.
+#[derive(Debug)]
+pub(crate) struct List {
+    /// The newest node not yet sorted.
+    stack: AtomicPtr<Node>,
+    /// How many are sorted; written under the lock.
+    backlog: AtomicUsize,
+    sorted: Mutex<Sorted>,
+}
+
+/// Nodes in order, oldest first.
+#[derive(Debug)]
+struct Sorted {
+    first: Option<NonNull<Node>>,
+    last: Option<NonNull<Node>>,
+    len: usize,
+}
+
+// SAFETY: the nodes are Sync, and owning the list means owning the right to unlink them.
+unsafe impl Send for Sorted {}
+
+impl List {
+    pub(crate) fn new() -> Self {
+        Self {
+            stack: AtomicPtr::new(std::ptr::null_mut()),
+            backlog: AtomicUsize::new(0),
+            sorted: Mutex::new(Sorted {
+                first: None,
+                last: None,
+                len: 0,
+            }),
+        }
+    }
+
+    /// Whether anything is queued.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.stack.load(SeqCst).is_null() && self.backlog.load(SeqCst) == 0
+    }
+
+    /// Queues a node.
+    ///
+    /// # Safety
+    /// The node is live and in no list, and stays live until it is done, released or unlinked.
+    pub(crate) unsafe fn push(&self, node: NonNull<Node>) {
+        // SAFETY: live by this function's condition.
+        let link = unsafe { &node.as_ref().next };
+        let mut head = self.stack.load(SeqCst);
+        loop {
+            // Relaxed: published by the compare-exchange below, read after the swap in `sort`.
+            link.store(head, Relaxed);
+            match self
+                .stack
+                .compare_exchange_weak(head, node.as_ptr(), SeqCst, SeqCst)
+            {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Takes the oldest request that was not cancelled, for [`finish`](crate::node::finish).
+    pub(crate) fn take(&self) -> Option<NonNull<Node>> {
+        if self.is_empty() {
+            return None;
+        }
+        loop {
+            let node = {
+                let mut sorted = self.lock();
+                if sorted.first.is_none() {
+                    self.sort(&mut sorted);
+                }
+                let node = sorted.pop();
+                self.backlog.store(sorted.len, SeqCst);
+                node?
+            };
+            // SAFETY: out of the list and not done or released yet, hence live.
+            if unsafe { node.as_ref() }.take() {
+                return Some(node);
+            }
+            // SAFETY: take answered no, and the node is in no list.
+            unsafe { release(node) };
+        }
+    }
+
+    /// Takes a cancelled node out. `false`: a consumer has it in hand and will release it.
+    pub(crate) fn unlink(&self, node: NonNull<Node>) -> bool {
+        let mut sorted = self.lock();
+        self.sort(&mut sorted);
+        let found = sorted.remove(node);
+        self.backlog.store(sorted.len, SeqCst);
+        found
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sorted> {
+        self.sorted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the stack behind what is sorted. The backlog is raised first, so that `is_empty` never
+    /// says so while nodes are between the two.
+    fn sort(&self, sorted: &mut Sorted) {
+        self.backlog.store(sorted.len + 1, SeqCst);
+        let mut newest = NonNull::new(self.stack.swap(std::ptr::null_mut(), SeqCst));
+        // Reverse: the stack runs from newest to oldest.
+        let mut chain: Option<NonNull<Node>> = None;
+        let tail = newest;
+        let mut count = 0;
+        while let Some(node) = newest {
+            // SAFETY: linked, hence live; the lock makes this the only thread that walks.
+            let next = unsafe { &node.as_ref().next };
+            // Relaxed: the swap above read what `push` published.
+            newest = NonNull::new(next.load(Relaxed));
+            next.store(as_link(chain), Relaxed);
+            chain = Some(node);
+            count += 1;
+        }
+        if let Some(oldest) = chain {
+            match sorted.last {
+                // SAFETY: linked, hence live; under the lock.
+                Some(last) => unsafe { last.as_ref() }
+                    .next
+                    .store(oldest.as_ptr(), Relaxed),
+                None => sorted.first = Some(oldest),
+            }
+            sorted.last = tail;
+            sorted.len += count;
+        }
+    }
+}
+
+impl Sorted {
+    fn pop(&mut self) -> Option<NonNull<Node>> {
+        let node = self.first?;
+        // SAFETY: linked, hence live; under the lock, which also orders this Relaxed load.
+        self.first = NonNull::new(unsafe { node.as_ref() }.next.load(Relaxed));
+        if self.first.is_none() {
+            self.last = None;
+        }
+        self.len -= 1;
+        Some(node)
+    }
+
+    fn remove(&mut self, node: NonNull<Node>) -> bool {
+        let mut before: Option<NonNull<Node>> = None;
+        let mut at = self.first;
+        while let Some(here) = at {
+            // SAFETY: linked, hence live; under the lock, which also orders these Relaxed accesses.
+            let next = NonNull::new(unsafe { here.as_ref() }.next.load(Relaxed));
+            if here == node {
+                match before {
+                    // SAFETY: as above.
+                    Some(before) => unsafe { before.as_ref() }
+                        .next
+                        .store(as_link(next), Relaxed),
+                    None => self.first = next,
+                }
+                if next.is_none() {
+                    self.last = before;
+                }
+                self.len -= 1;
+                return true;
+            }
+            before = at;
+            at = next;
+        }
+        false
+    }
+}
+
+fn as_link(node: Option<NonNull<Node>>) -> *mut Node {
+    node.map_or(std::ptr::null_mut(), NonNull::as_ptr)
+}
