@@ -49,8 +49,8 @@ pub struct AcpiTable {
 impl AcpiTables {
     /// Guest address of the first table, the RSDP.
     pub const ADDRESS: u64 = ACPI;
-    /// The most vCPUs for which the tables fit below 1 MiB.
-    pub const MAX_CPUS: u32 = 2048;
+    /// The most vCPUs that are described; the tables for them fit below 1 MiB.
+    pub const MAX_CPUS: u32 = 1024;
 
     /// Builds the tables for a machine with `cpus` vCPUs, whose APIC ids are 0 and up. More than
     /// [`AcpiTables::MAX_CPUS`] are left out.

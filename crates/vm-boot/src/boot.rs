@@ -48,7 +48,7 @@ impl Boot {
     /// Least guest memory, in bytes: the boot tables and a MiB for a kernel.
     pub const MIN_MEMORY: u64 = 2 << 20;
     /// Most vCPUs that the tables describe.
-    pub const MAX_CPUS: u32 = 1024;
+    pub const MAX_CPUS: u32 = AcpiTables::MAX_CPUS;
 
     /// Prepares a boot on the default [`Platform`], entered by PVH where the kernel has the note.
     ///

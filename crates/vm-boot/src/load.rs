@@ -196,6 +196,10 @@ impl Stream<'_> {
     fn fill<'c>(&mut self, chunk: &'c mut [u8]) -> Result<&'c [u8], BootError> {
         let mut filled = 0;
         while let (Some(rest), Some(inner)) = (chunk.get_mut(filled..), self.inner.as_mut()) {
+            // The xz decoder takes an empty buffer for the end of its block.
+            if rest.is_empty() {
+                break;
+            }
             match inner.read(rest) {
                 Ok(0) => break,
                 Ok(read) => filled += read,

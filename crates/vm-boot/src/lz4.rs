@@ -51,6 +51,8 @@ impl<R: Read> Reader<R> {
             )));
         }
         self.compressed.clear();
+        // Once and for the largest block: buffers that never grow go back to the host when freed.
+        self.compressed.reserve_exact(COMPRESSED_LIMIT as usize);
         let read = self
             .inner
             .by_ref()

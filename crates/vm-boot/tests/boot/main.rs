@@ -1,0 +1,12 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Behaviour of the crate as its user sees it, on kernels built in code.
+
+mod acpi;
+mod compressed;
+mod fixture;
+mod hostile;
+mod images;
+mod loading;
+mod start;
