@@ -10,6 +10,7 @@
     reason = "a command-line program"
 )]
 
+mod check;
 mod cpio;
 mod lab;
 mod linux;
@@ -30,6 +31,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Format, lints, documents, tests, examples, models, dependency graph
+    Check(check::Args),
     /// Real KVM on any machine: an emulated one with Debian's kernel
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -39,6 +42,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
+        Task::Check(args) => check::main(&args),
         Task::Lab(verb) => lab::main(verb),
         Task::Linux(args) => linux::main(&args),
     };

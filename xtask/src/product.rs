@@ -40,7 +40,7 @@ pub(crate) fn test_programs(package: &str) -> Result<Vec<Program>> {
 }
 
 /// Runs a cargo build, its messages to the terminal; the programs it names.
-fn programs(cargo: &mut Command) -> Result<Vec<Program>> {
+pub(crate) fn programs(cargo: &mut Command) -> Result<Vec<Program>> {
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let shown = workspace::show(cargo);
     let output = cargo

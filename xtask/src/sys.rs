@@ -13,7 +13,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
@@ -55,6 +55,16 @@ pub(crate) fn tie_to_us(command: &mut Command) {
 fn end_with_parent() -> io::Result<()> {
     // SAFETY: PR_SET_PDEATHSIG takes the signal number only.
     match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Kills a child that [`tie_to_us`] made a group of its own, and what it has started.
+pub(crate) fn kill_group(child: &Child) -> io::Result<()> {
+    let group = i32::try_from(child.id()).map_err(io::Error::other)?;
+    // SAFETY: the child has not been waited for, so its number is still its own.
+    match unsafe { libc::kill(-group, libc::SIGKILL) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

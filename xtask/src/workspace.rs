@@ -3,10 +3,20 @@
 
 //! Where things are, and how other programs are run with errors that say what to do next.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::sys;
+
+/// How much of a failed command's output is shown.
+const TAIL_LINES: usize = 150;
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 const GNU: &str = "x86_64-unknown-linux-gnu";
@@ -32,7 +42,15 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
-/// Runs to its end; an error names the command, its status, and the end of what it said.
+/// What `cargo metadata` says of the members.
+pub(crate) fn metadata() -> Result<serde_json::Value> {
+    let mut ask = cargo();
+    ask.args(["metadata", "--no-deps", "--format-version", "1"]);
+    Ok(serde_json::from_str(&run(&mut ask)?)?)
+}
+
+/// Runs to its end and returns what it printed; an error names the command, its status, and the
+/// end of what it said.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let shown = show(command);
     let output = command
@@ -40,18 +58,90 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
         .output()
         .with_context(|| format!("cannot start `{shown}`: is it installed?"))?;
     if !output.status.success() {
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        let lines: Vec<_> = said.lines().collect();
-        let tail = lines[lines.len().saturating_sub(60)..].join("\n");
-        bail!("`{shown}` failed ({}):\n{tail}", output.status);
+        bail!(
+            "`{shown}` failed ({}):\n{}",
+            output.status,
+            tail(&output.stdout, &output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Like [`run`], but ends the command and all it started when `limit` passes or we are told to end.
+pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<String> {
+    let shown = show(command);
+    sys::note_signals()?;
+    // Files take any amount of output without a reader.
+    let (mut out, mut err) = (scratch()?, scratch()?);
+    command
+        .stdin(Stdio::null())
+        .stdout(out.try_clone()?)
+        .stderr(err.try_clone()?);
+    sys::tie_to_us(command);
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("cannot start `{shown}`"))?;
+    let exited = sys::exit_notice(child.id())?;
+    let started = Instant::now();
+    let ended = loop {
+        let [exit] = sys::readable([Some(exited.as_fd())], Duration::from_millis(250))?;
+        if exit {
+            break Ok(child.wait()?);
+        }
+        if let Some(number) = sys::signal_noted() {
+            break Err(format!("ended by signal {number}"));
+        }
+        if started.elapsed() >= limit {
+            break Err(format!("not done within {} s", limit.as_secs()));
+        }
+    };
+    if ended.is_err() {
+        sys::kill_group(&child)?;
+        child.wait()?;
+    }
+    let (out, err) = (read_back(&mut out)?, read_back(&mut err)?);
+    match ended {
+        Ok(status) if status.success() => Ok(String::from_utf8_lossy(&out).into_owned()),
+        Ok(status) => bail!("`{shown}` failed ({status}):\n{}", tail(&out, &err)),
+        Err(why) => bail!("`{shown}`: {why}:\n{}", tail(&out, &err)),
+    }
+}
+
+/// A file without a name in the target directory.
+fn scratch() -> Result<File> {
+    let dir = target();
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let n = NEXT.fetch_add(1, Ordering::SeqCst);
+    let path = dir.join(format!("scratch-{}-{n}", std::process::id()));
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)?;
+    std::fs::remove_file(path)?;
+    Ok(file)
+}
+
+fn read_back(file: &mut File) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn tail(out: &[u8], err: &[u8]) -> String {
+    let said = [out, err].concat();
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<_> = said.lines().collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
 /// The command as one would type it.
 pub(crate) fn show(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let program = Path::new(command.get_program());
+    let program = program.file_name().unwrap_or(program.as_os_str());
+    let words = std::iter::once(program).chain(command.get_args());
     words
         .map(|word| word.to_string_lossy().into_owned())
         .collect::<Vec<_>>()
