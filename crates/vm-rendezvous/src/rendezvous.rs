@@ -1,0 +1,309 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The rendezvous as initiators and EMTs see it, typed by the EMT context.
+
+// UNSAFETY: callbacks are erased by type; this is where their context type is C on both sides.
+#![expect(
+    unsafe_code,
+    reason = "pairs each callback's context type with the EMT's"
+)]
+
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use vm_emt::{Bells, Emt, Flow, serve_until};
+
+use crate::board::{Bed, Open, Shared, Who};
+use crate::error::{MeetError, Met};
+use crate::how::How;
+use crate::op::{Op, Outcome};
+use crate::round::{Stage, Summary};
+
+/// The rendezvous of one VM; `C` is the embedder's EMT context.
+pub struct Rendezvous<C> {
+    shared: Arc<Shared>,
+    context: PhantomData<fn(&mut C)>,
+}
+
+/// The first failure of a round, kept on its initiator's stack.
+type FirstFailure<E> = Mutex<Option<MeetError<E>>>;
+
+impl<C: Emt> Rendezvous<C> {
+    /// The rendezvous of the VM that `bells` belongs to.
+    #[must_use]
+    pub fn new(bells: Arc<Bells>) -> Arc<Self> {
+        Arc::new(Self {
+            shared: Shared::new(bells),
+            context: PhantomData,
+        })
+    }
+
+    /// Brings all live EMTs together, runs `op` on each as `how` says, and returns when all have
+    /// left. No callback begins before every EMT is held, so none is in the guest meanwhile.
+    /// Initiators have their turns in the order in which they came.
+    ///
+    /// # Errors
+    /// [`MeetError`]. With `Late` and `NoEmts` no callback ran.
+    ///
+    /// # Thread
+    /// Any but an EMT of this VM, which uses [`meet_from`](Self::meet_from). Not while holding a lock
+    /// that an EMT may want.
+    pub fn meet<E: Send>(
+        &self,
+        how: impl Into<How>,
+        op: impl Fn(&mut C) -> Result<Flow, E> + Sync,
+    ) -> Result<Met, MeetError<E>> {
+        if self.shared.bells.current().is_some() {
+            return Err(MeetError::OnEmt);
+        }
+        let how = how.into();
+        let deadline = Instant::now().checked_add(how.limit);
+        let place = self.shared.queue_up(Who::Thread);
+        if !place.wait(deadline) {
+            return Err(self.blame());
+        }
+        let failure = FirstFailure::new(None);
+        let callback = |me: &mut C, v: u32| guarded(&op, &failure, me, v);
+        #[cfg(loom)]
+        if self.shared.bells.fault() == vm_emt::Fault::PublishAfterRing {
+            self.shared.bells.ring_all();
+        }
+        let open = self
+            .shared
+            .open_outermost(how, Op::new::<C, _>(&callback), place.bed());
+        #[cfg(loom)]
+        if self.shared.bells.fault() != vm_emt::Fault::PublishAfterRing {
+            self.shared.bells.ring_all();
+        }
+        #[cfg(not(loom))]
+        self.shared.bells.ring_all();
+        let end = open.wait(deadline);
+        drop(open);
+        self.answer(end, failure)
+    }
+
+    /// [`meet`](Self::meet) from an EMT, which takes part. Inside a callback whose round has turns
+    /// (all but together) it nests, three levels deep at most. While it waits for its turn behind
+    /// other initiators, `me` takes part in their rounds and serves what cannot wait.
+    ///
+    /// # Errors
+    /// [`MeetError`]; `Deadlock` where nesting is not possible.
+    ///
+    /// # Panics
+    /// If `me` is an EMT of another VM.
+    ///
+    /// # Thread
+    /// The EMT's own.
+    pub fn meet_from<E: Send>(
+        &self,
+        me: &mut C,
+        how: impl Into<How>,
+        op: impl Fn(&mut C) -> Result<Flow, E> + Sync,
+    ) -> Result<Met, MeetError<E>> {
+        let v = self.own_id(me);
+        let how = how.into();
+        let deadline = Instant::now().checked_add(how.limit);
+        let failure = FirstFailure::new(None);
+        let callback = |me: &mut C, v: u32| guarded(&op, &failure, me, v);
+        let op = Op::new::<C, _>(&callback);
+        if me.bell().in_meeting() {
+            let Some(open) = self.shared.open_nested(how, op, v) else {
+                return Err(MeetError::Deadlock);
+            };
+            return self.conclude(me, open, deadline, Flow::Continue, failure);
+        }
+        let place = self.shared.queue_up(Who::Emt(v));
+        let mut flow = Flow::Continue;
+        let first = serve_until(me, deadline, |me| {
+            flow = flow.max(self.attend(me));
+            place.is_first()
+        });
+        if !first {
+            me.bell().keep(flow);
+            return Err(self.blame());
+        }
+        let open = self.shared.open_outermost(how, op, Bed::Gate(v));
+        for other in (0..self.shared.bells.count()).filter(|&other| other != v) {
+            self.shared.bells.ring(other);
+        }
+        self.conclude(me, open, deadline, flow, failure)
+    }
+
+    /// Takes part in the rendezvous that waits for this EMT, if any. All EMTs of a round return the
+    /// same [`Flow`], except that what was [kept](vm_emt::Bell::keep) on this EMT is merged in.
+    ///
+    /// # Panics
+    /// If `me` is an EMT of another VM. A panic of a callback does not come through.
+    ///
+    /// # Thread
+    /// The EMT's own; sleeps until the round is over.
+    pub fn attend(&self, me: &mut C) -> Flow {
+        let v = self.own_id(me);
+        let kept = me.bell().take_kept();
+        if !self.shared.pending(v) {
+            return kept;
+        }
+        let mut board = self.shared.lock();
+        if !self.shared.pending(v) {
+            return kept; // withdrawn between the two looks
+        }
+        let round = &mut board.rounds[0];
+        match round.stage() {
+            Stage::Gathering => {
+                round.add_member(v); // it may have enrolled since the round was opened
+                kept.max(self.take_part(me, v, 0, None, board))
+            }
+            Stage::Running => {
+                self.shared.stand_by(v, board);
+                kept.max(Flow::Look)
+            }
+            Stage::Over | Stage::Withdrawn => {
+                self.shared.mark_seen(v);
+                kept
+            }
+        }
+    }
+
+    /// Whether a rendezvous waits for EMT `v`.
+    #[must_use]
+    pub fn pending(&self, v: u32) -> bool {
+        self.shared.pending(v)
+    }
+
+    fn take_part(
+        &self,
+        me: &mut C,
+        v: u32,
+        level: usize,
+        deadline: Option<Instant>,
+        board: crate::sync::MutexGuard<'_, crate::board::Board>,
+    ) -> Flow {
+        me.bell().begin_meeting();
+        let flow = self.shared.take_part(board, v, level, deadline, &mut |op| {
+            // SAFETY: the round is open, so its initiator keeps the callback alive; it was made for C.
+            unsafe { op.run(me, v) }
+        });
+        me.bell().end_meeting();
+        flow
+    }
+
+    /// The initiating EMT takes part, then waits until the others have left.
+    fn conclude<E>(
+        &self,
+        me: &mut C,
+        open: Open<'_>,
+        deadline: Option<Instant>,
+        before: Flow,
+        failure: FirstFailure<E>,
+    ) -> Result<Met, MeetError<E>> {
+        let v = me.bell().id();
+        let flow = self
+            .take_part(me, v, open.level(), deadline, self.shared.lock())
+            .max(before);
+        let end = open.wait(None);
+        drop(open);
+        match self.answer(end, failure) {
+            Ok(met) => Ok(Met {
+                flow: met.flow.max(flow),
+                ..met
+            }),
+            Err(error) => {
+                me.bell().keep(flow);
+                Err(error)
+            }
+        }
+    }
+
+    fn answer<E>(
+        &self,
+        (summary, missing): (Summary, Option<u32>),
+        failure: FirstFailure<E>,
+    ) -> Result<Met, MeetError<E>> {
+        if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        match missing {
+            Some(vcpu) => Err(self.late(vcpu)),
+            None if summary.held == 0 => Err(MeetError::NoEmts),
+            None => Ok(Met {
+                flow: summary.flow,
+                held: summary.held,
+                ran: summary.ran,
+            }),
+        }
+    }
+
+    /// The error of an initiator whose turn did not come: whoever holds the round before it.
+    fn blame<E>(&self) -> MeetError<E> {
+        let holder = {
+            let board = self.shared.lock();
+            board.rounds[..board.depth]
+                .last()
+                .and_then(crate::round::Round::holder)
+        };
+        self.late(holder.unwrap_or(0))
+    }
+
+    fn late<E>(&self, vcpu: u32) -> MeetError<E> {
+        let bells = &self.shared.bells;
+        let (exit, rip) = bells.last_exit(vcpu);
+        MeetError::Late {
+            vcpu,
+            word: bells.word(vcpu),
+            exit,
+            rip,
+        }
+    }
+
+    fn own_id(&self, me: &C) -> u32 {
+        let bell = me.bell();
+        assert!(
+            Arc::ptr_eq(bell.bells(), &self.shared.bells),
+            "the EMT context belongs to another VM than this rendezvous"
+        );
+        bell.id()
+    }
+}
+
+impl<C> std::fmt::Debug for Rendezvous<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rendezvous")
+            .field("shared", &self.shared)
+            .finish()
+    }
+}
+
+/// Runs one callback; its failure or panic is noted if it is the round's first.
+fn guarded<C, E>(
+    op: &impl Fn(&mut C) -> Result<Flow, E>,
+    failure: &FirstFailure<E>,
+    me: &mut C,
+    vcpu: u32,
+) -> Outcome {
+    let error = match catch_unwind(AssertUnwindSafe(|| op(me))) {
+        Ok(Ok(flow)) => return Outcome::Done(flow),
+        Ok(Err(error)) => MeetError::Failed { vcpu, error },
+        Err(payload) => {
+            // A payload may panic when dropped; such a one is leaked rather than let loose here.
+            if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                std::mem::forget(second);
+            }
+            MeetError::Panicked { vcpu }
+        }
+    };
+    let later = {
+        let mut first = failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.is_none() {
+            *first = Some(error);
+            None
+        } else {
+            Some(error)
+        }
+    };
+    // A later failure is dropped outside the lock, and its Drop must not take the round with it.
+    let _panicked = catch_unwind(AssertUnwindSafe(|| drop(later))).map_err(std::mem::forget);
+    Outcome::Failed
+}

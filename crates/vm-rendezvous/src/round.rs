@@ -1,0 +1,270 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One round as a state machine: who has come, whose turn it is, when it is over. No threads here.
+//!
+//! Invariants: no callback begins before every member has arrived; in the ordered kinds at most one
+//! callback runs; nobody leaves before the round is over.
+
+use vm_emt::Flow;
+
+use crate::how::{How, OnError, Order};
+use crate::op::{Op, Outcome};
+use crate::set::CpuSet;
+
+/// Where a round is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Members arrive.
+    Gathering,
+    /// All have arrived; callbacks run.
+    Running,
+    /// The last callback has ended; members leave.
+    Over,
+    /// Given up before a callback ran; members leave.
+    Withdrawn,
+}
+
+/// Who has to look at the round now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nudge {
+    Nobody,
+    One(u32),
+    Everybody,
+}
+
+/// What a member that is inside does next.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step {
+    Wait,
+    Run(Op),
+    Leave(Flow),
+}
+
+/// One round. Made once per level and reused.
+#[derive(Debug)]
+pub(crate) struct Round {
+    how: How,
+    op: Option<Op>,
+    stage: Stage,
+    /// Who has to come.
+    members: CpuSet,
+    /// Who has come.
+    arrived: CpuSet,
+    /// Whose callback has begun.
+    begun: CpuSet,
+    /// Whose turn it is, in the kinds that have turns.
+    turn: Option<u32>,
+    /// How many have come and not left.
+    inside: u32,
+    ran: u32,
+    flow: Flow,
+    failed: Failure,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    None,
+    Some,
+}
+
+/// What a round came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) stage: Stage,
+    pub(crate) flow: Flow,
+    pub(crate) held: u32,
+    pub(crate) ran: u32,
+}
+
+impl Round {
+    pub(crate) fn new(count: u32) -> Self {
+        Self {
+            how: How::once(),
+            op: None,
+            stage: Stage::Over,
+            members: CpuSet::new(count),
+            arrived: CpuSet::new(count),
+            begun: CpuSet::new(count),
+            turn: None,
+            inside: 0,
+            ran: 0,
+            flow: Flow::Continue,
+            failed: Failure::None,
+        }
+    }
+
+    /// Begins a new round without members.
+    pub(crate) fn open(&mut self, how: How, op: Op) {
+        self.how = how;
+        self.op = Some(op);
+        self.stage = Stage::Gathering;
+        self.members.clear();
+        self.arrived.clear();
+        self.begun.clear();
+        self.turn = None;
+        self.inside = 0;
+        self.ran = 0;
+        self.flow = Flow::Continue;
+        self.failed = Failure::None;
+    }
+
+    /// Forgets the callback: its owner goes away.
+    pub(crate) fn close(&mut self) {
+        self.op = None;
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        self.how.order
+    }
+
+    pub(crate) fn add_member(&mut self, v: u32) {
+        self.members.insert(v);
+    }
+
+    /// Takes over the members of the round this one is nested in, all of which are inside it.
+    pub(crate) fn copy_members(&mut self, parent: &Self) {
+        self.members.copy_from(&parent.members);
+    }
+
+    pub(crate) fn is_member(&self, v: u32) -> bool {
+        self.members.contains(v)
+    }
+
+    pub(crate) fn has_arrived(&self, v: u32) -> bool {
+        self.arrived.contains(v)
+    }
+
+    /// A member that the round is gathering and that has not come.
+    pub(crate) fn missing(&self) -> Option<u32> {
+        self.members.iter().find(|&v| !self.arrived.contains(v))
+    }
+
+    /// Whoever is keeping the round from its end: one that has not come, or whose turn it is.
+    pub(crate) fn holder(&self) -> Option<u32> {
+        self.missing().or(self.turn)
+    }
+
+    /// Whether nobody is inside and nobody will come any more.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inside == 0 && matches!(self.stage, Stage::Over | Stage::Withdrawn)
+    }
+
+    pub(crate) fn arrive(&mut self, v: u32) -> Nudge {
+        self.arrived.insert(v);
+        self.inside += 1;
+        self.begin_if_complete(Some(v))
+    }
+
+    /// A member that has not come never will. One that has come cannot leave its VM from inside.
+    pub(crate) fn drop_member(&mut self, v: u32) -> Nudge {
+        if self.stage != Stage::Gathering || self.arrived.contains(v) {
+            return Nudge::Nobody;
+        }
+        self.members.remove(v);
+        self.begin_if_complete(None)
+    }
+
+    pub(crate) fn withdraw(&mut self) -> Nudge {
+        if self.stage != Stage::Gathering {
+            return Nudge::Nobody;
+        }
+        self.stage = Stage::Withdrawn;
+        Nudge::Everybody
+    }
+
+    pub(crate) fn step(&mut self, v: u32) -> Step {
+        match self.stage {
+            Stage::Gathering => Step::Wait,
+            Stage::Withdrawn => Step::Leave(Flow::Continue),
+            Stage::Over => Step::Leave(self.common_flow()),
+            Stage::Running => {
+                let mine = self.turn == Some(v) || self.how.order == Order::Together;
+                match self.op {
+                    Some(op) if mine && !self.begun.contains(v) => {
+                        self.begun.insert(v);
+                        Step::Run(op)
+                    }
+                    Some(_) | None => Step::Wait,
+                }
+            }
+        }
+    }
+
+    /// Vcpu `v`'s callback ended.
+    pub(crate) fn ran(&mut self, v: u32, outcome: Outcome) -> Nudge {
+        self.ran += 1;
+        match outcome {
+            Outcome::Done(flow) => self.flow = self.flow.max(flow),
+            Outcome::Failed => self.failed = Failure::Some,
+        }
+        let stop = self.failed == Failure::Some && self.how.on_error == OnError::Stop;
+        self.turn = if stop { None } else { self.successor(v) };
+        match self.turn {
+            Some(next) => Nudge::One(next),
+            None if self.how.order == Order::Together && self.ran < self.members.len() => {
+                Nudge::Nobody
+            }
+            None => {
+                self.stage = Stage::Over;
+                Nudge::Everybody
+            }
+        }
+    }
+
+    /// A member leaves. `true`: it was the last one inside.
+    pub(crate) fn leave(&mut self) -> bool {
+        self.inside = self.inside.saturating_sub(1);
+        self.inside == 0
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
+            stage: self.stage,
+            flow: self.common_flow(),
+            held: self.members.len(),
+            ran: self.ran,
+        }
+    }
+
+    /// A failure is the initiator's business; the others go on as they were.
+    fn common_flow(&self) -> Flow {
+        match self.failed {
+            Failure::None => self.flow,
+            Failure::Some => Flow::Continue,
+        }
+    }
+
+    fn begin_if_complete(&mut self, last: Option<u32>) -> Nudge {
+        if self.stage != Stage::Gathering || self.arrived.len() < self.members.len() {
+            return Nudge::Nobody;
+        }
+        let first = match self.how.order {
+            Order::Ascending => self.members.iter().next(),
+            Order::Descending => self.members.iter().next_back(),
+            // Whoever is awake: the last to arrive, if it was an arrival that completed the round.
+            Order::OneByOne | Order::Once => last.or_else(|| self.members.iter().next()),
+            Order::Together => None,
+        };
+        if self.members.len() == 0 {
+            self.stage = Stage::Over;
+            return Nudge::Everybody;
+        }
+        self.stage = Stage::Running;
+        self.turn = first;
+        first.map_or(Nudge::Everybody, Nudge::One)
+    }
+
+    fn successor(&self, v: u32) -> Option<u32> {
+        match self.how.order {
+            Order::Ascending => self.members.iter().find(|&next| next > v),
+            Order::Descending => self.members.iter().rev().find(|&next| next < v),
+            Order::OneByOne => self.members.iter().find(|&next| !self.begun.contains(next)),
+            Order::Together | Order::Once => None,
+        }
+    }
+}
