@@ -156,11 +156,11 @@ fn a_suspend_that_fails_anywhere_resumes_those_already_suspended() {
 
 #[test]
 fn a_power_off_or_reset_that_fails_anywhere_goes_on_and_reports_the_first() {
-    for (k, name) in NAMES.iter().enumerate() {
+    for name in NAMES {
         let (devices, log) = four(&[&format!("off {name}"), &format!("hard {name}")]);
-        assert_eq!(devices.power_off().unwrap_err().device, *name);
+        assert_eq!(devices.power_off().unwrap_err().device, name);
         assert_eq!(taken(&log), with("off", NAMES.iter().rev()));
-        assert_eq!(devices.reset(ResetKind::Hard).unwrap_err().device, *name);
+        assert_eq!(devices.reset(ResetKind::Hard).unwrap_err().device, name);
         assert_eq!(taken(&log), with("hard", &NAMES));
     }
     let (devices, _) = four(&["off b", "off c", "hard b", "hard c"]);
