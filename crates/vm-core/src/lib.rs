@@ -2,3 +2,33 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! A virtual machine: states, requests, rendezvous and devices composed around an EMT loop.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Vm`] | the handle: create, power on, suspend, resume, reset, power off, destroy |
+//! | [`VmSpec`], [`Parts`] | what a VM is made from: numbers and policies; engine, board, firmware |
+//! | [`Emt`] | an EMT's context, given to requests, rendezvous callbacks and components |
+//! | [`Component`], [`Pipeline`] | a subsystem, and their order up, which is also the order down |
+//! | [`Status`], [`Ending`], [`GuruReport`] | what a VM tells of itself |
+//! | [`VmError`] | what can go wrong, naming who was late or what was refused |
+//!
+//! This crate knows no concrete CPU backend and no concrete device.
+
+mod component;
+mod emt;
+mod error;
+mod ops;
+mod parts;
+mod recorder;
+mod report;
+mod shared;
+mod spec;
+mod vm;
+
+pub use component::{Component, ComponentError, Outcome, Pipeline, Round};
+pub use emt::{Emt, EoiHandler};
+pub use error::VmError;
+pub use parts::{Board, BoardCx, BoxError, Built, Firmware, MachineMsi, Parts};
+pub use report::{Ending, GuruReport, Status};
+pub use spec::{MAX_VCPUS, OnReset, TripleFault, VmSpec};
+pub use vm::Vm;

@@ -1,0 +1,277 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The operations that gather all EMTs: power on, suspend, resume, reset, power off.
+//!
+//! Each is one descending rendezvous. The first EMT (the highest vCPU) begins the transition, each
+//! does its own part, and EMT 0, last, does the machine's part and commits. If anything fails on the
+//! way the transition is dropped, which undoes it along the table's edge.
+
+use std::sync::{Arc, Mutex};
+
+use vm_emt::Flow;
+use vm_pdm::ResetKind;
+use vm_rendezvous::How;
+use vm_state::operations::Operation;
+use vm_state::{Cause, ResumeReason, State, SuspendReason, Transition};
+
+use crate::component::Pipeline;
+use crate::emt::Emt;
+use crate::shared::{Shared, lock};
+use crate::{Ending, VmError};
+
+/// Who asks.
+pub(crate) enum Caller<'a> {
+    /// A thread that is no EMT of this VM.
+    Off,
+    /// An EMT, which takes part itself.
+    On(&'a mut Emt),
+}
+
+/// What one operation does, besides the transition.
+struct Act<'a> {
+    op: &'static Operation,
+    cause: Cause,
+    /// On the first EMT, right after the transition began.
+    begun: &'a (dyn Fn() + Sync),
+    /// On every EMT.
+    each: &'a (dyn Fn(&mut Emt) -> Result<(), VmError> + Sync),
+    /// On EMT 0, last; gives the state to commit, from the state the operation began in.
+    last: &'a (dyn Fn(&mut Emt, State) -> Result<State, VmError> + Sync),
+}
+
+/// Devices are powered on and the guest begins. CREATED -> POWERING_ON -> RUNNING.
+pub(crate) fn power_on(shared: &Arc<Shared>, caller: Caller<'_>) -> Result<(), VmError> {
+    gather(
+        shared,
+        caller,
+        &Act {
+            op: &vm_state::operations::POWER_ON,
+            cause: Cause::User,
+            begun: &|| {},
+            each: &|_| Ok(()),
+            last: &|emt, _| {
+                if let Some(devices) = &mut emt.primary.devices {
+                    devices.power_on()?;
+                }
+                Ok(State::Running)
+            },
+        },
+    )
+}
+
+/// No guest code runs and no device works. RUNNING -> SUSPENDING -> SUSPENDED.
+pub(crate) fn suspend(
+    shared: &Arc<Shared>,
+    caller: Caller<'_>,
+    reason: SuspendReason,
+) -> Result<(), VmError> {
+    gather(
+        shared,
+        caller,
+        &Act {
+            op: &vm_state::operations::SUSPEND,
+            cause: Cause::Suspend(reason),
+            begun: &|| {},
+            each: &|_| Ok(()),
+            last: &|emt, from| {
+                if let Some(devices) = &mut emt.primary.devices {
+                    devices.suspend()?;
+                }
+                emt.primary.clock_ns = clock(emt, "suspend")?;
+                Ok(if from == State::RunningLs {
+                    State::SuspendedExtLs
+                } else {
+                    State::Suspended
+                })
+            },
+        },
+    )
+}
+
+fn clock(emt: &Emt, op: &'static str) -> Result<Option<u64>, VmError> {
+    emt.machine()
+        .map(|m| m.clock_ns().map_err(|source| VmError::Cpu { op, source }))
+        .transpose()
+}
+
+/// The guest goes on where it was. SUSPENDED -> RESUMING -> RUNNING.
+pub(crate) fn resume(
+    shared: &Arc<Shared>,
+    caller: Caller<'_>,
+    reason: ResumeReason,
+) -> Result<(), VmError> {
+    gather(
+        shared,
+        caller,
+        &Act {
+            op: &vm_state::operations::RESUME,
+            cause: Cause::Resume(reason),
+            begun: &|| {},
+            each: &|_| Ok(()),
+            last: &|emt, _| {
+                if let (Some(machine), Some(ns)) = (emt.machine(), emt.primary.clock_ns) {
+                    machine.set_clock_ns(ns).map_err(|source| VmError::Cpu {
+                        op: "resume",
+                        source,
+                    })?;
+                }
+                if let Some(devices) = &mut emt.primary.devices {
+                    devices.resume()?;
+                }
+                emt.primary.clock_ns = None;
+                Ok(State::Running)
+            },
+        },
+    )
+}
+
+/// The machine as it was when it was powered on; a suspended VM stays suspended.
+pub(crate) fn reset(
+    shared: &Arc<Shared>,
+    caller: Caller<'_>,
+    kind: ResetKind,
+) -> Result<(), VmError> {
+    gather(
+        shared,
+        caller,
+        &Act {
+            op: match kind {
+                ResetKind::Hard => &vm_state::operations::HARD_RESET,
+                ResetKind::Soft => &vm_state::operations::SOFT_RESET,
+            },
+            cause: Cause::User,
+            begun: &|| shared.resets.count(kind),
+            each: &|emt| {
+                emt.reset_vcpu().map_err(|source| VmError::Cpu {
+                    op: "reset",
+                    source,
+                })
+            },
+            last: &|emt, from| {
+                let mut pipeline = std::mem::take(&mut emt.primary.pipeline);
+                let result = pipeline.reset(emt, kind);
+                emt.primary.pipeline = pipeline;
+                result?;
+                emt.primary.clock_ns = None;
+                Ok(from)
+            },
+        },
+    )
+}
+
+/// Nothing of the machine works any more; only destroy is left.
+pub(crate) fn power_off(
+    shared: &Arc<Shared>,
+    caller: Caller<'_>,
+    ending: Ending,
+) -> Result<(), VmError> {
+    let cause = match ending {
+        Ending::PowerOff => Cause::User,
+        Ending::GuestPowerOff | Ending::GuestReset | Ending::DebugExit(_) | Ending::TripleFault => {
+            Cause::Guest
+        }
+    };
+    gather(
+        shared,
+        caller,
+        &Act {
+            op: &vm_state::operations::POWER_OFF,
+            cause,
+            begun: &|| shared.end(ending),
+            each: &|_| Ok(()),
+            last: &|emt, from| {
+                if let Some(devices) = &mut emt.primary.devices
+                    && let Err(e) = devices.power_off()
+                {
+                    log::warn!(target: "vm.transition", "power-off goes on although {e}");
+                }
+                Ok(if from.is_live_save() {
+                    State::OffLs
+                } else {
+                    State::Off
+                })
+            },
+        },
+    )
+}
+
+/// Takes the pipeline down; only in DESTROYING, on EMT 0.
+pub(crate) fn take_down(emt: &mut Emt) {
+    let mut pipeline = std::mem::replace(&mut emt.primary.pipeline, Pipeline::new(Vec::new()));
+    pipeline.term(emt);
+}
+
+fn gather(shared: &Arc<Shared>, caller: Caller<'_>, act: &Act<'_>) -> Result<(), VmError> {
+    let name = act.op.name;
+    if matches!(caller, Caller::Off) {
+        refuse_blocking(shared, name)?;
+    }
+    let slot: Mutex<Option<Transition>> = Mutex::new(None);
+    let how = How::descending()
+        .stop_on_error()
+        .limit(shared.spec.gather_limit);
+    let callback = |emt: &mut Emt| step(act, &slot, emt);
+    let met = match caller {
+        Caller::Off => shared.rendezvous.meet(how, callback),
+        Caller::On(emt) => shared.rendezvous.meet_from(emt, how, callback),
+    };
+    let undone = lock(&slot).take();
+    if undone.is_some() {
+        drop(undone);
+        shared.bells.ring_all();
+    }
+    met.map(drop).map_err(|e| VmError::from_meet(name, e))
+}
+
+/// One EMT's part of an operation.
+fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Result<Flow, VmError> {
+    let begun = lock(slot).is_some();
+    if !begun {
+        let transition = emt
+            .shared()
+            .state
+            .begin(act.op.moves, act.cause)
+            .map_err(|refused| VmError::Refused {
+                op: act.op.name,
+                refused,
+            })?;
+        *lock(slot) = Some(transition);
+        (act.begun)();
+    }
+    (act.each)(emt)?;
+    if emt.id() == 0 {
+        let Some(from) = lock(slot).as_ref().map(Transition::from) else {
+            return Err(VmError::Gone { op: act.op.name });
+        };
+        let to = (act.last)(emt, from)?;
+        let transition = lock(slot).take();
+        let ended = transition.map(|t| t.commit(to));
+        if let Some(state) = ended.map(|ended| ended.unwrap_or_else(|illegal| illegal.ended))
+            && state != to
+        {
+            return Err(VmError::Fatal {
+                op: act.op.name,
+                state,
+            });
+        }
+    }
+    Ok(Flow::Look)
+}
+
+/// A blocking operation must not be called where it would wait for its own caller.
+pub(crate) fn refuse_blocking(shared: &Shared, op: &'static str) -> Result<(), VmError> {
+    if shared.bells.current().is_some() {
+        return Err(VmError::WouldBlock {
+            op,
+            from: "an EMT of this VM",
+        });
+    }
+    if vm_state::in_observer() {
+        return Err(VmError::WouldBlock {
+            op,
+            from: "an observer",
+        });
+    }
+    Ok(())
+}

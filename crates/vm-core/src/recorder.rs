@@ -1,0 +1,148 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What an EMT did last, in a bounded ring of its own.
+
+use vm_cpu::Exit;
+
+/// Exit codes that an EMT publishes beside its doorbell word, so that an error can say what a late
+/// vCPU did last. Index is the code.
+const EXIT_NAMES: [&str; 14] = [
+    "none",
+    "pio-read",
+    "pio-write",
+    "mmio-read",
+    "mmio-write",
+    "halt",
+    "kicked",
+    "irq-window",
+    "eoi",
+    "shutdown",
+    "fail-entry",
+    "internal-error",
+    "memory-fault",
+    "host-error",
+];
+
+/// The name of a published exit code.
+pub(crate) fn exit_name(code: u32) -> &'static str {
+    usize::try_from(code)
+        .ok()
+        .and_then(|i| EXIT_NAMES.get(i))
+        .copied()
+        .unwrap_or("unknown")
+}
+
+/// The code to publish for `exit`; a host error is [`HOST_ERROR`].
+pub(crate) fn exit_code(exit: &Exit) -> u32 {
+    match exit {
+        Exit::PioRead { .. } => 1,
+        Exit::PioWrite { .. } => 2,
+        Exit::MmioRead { .. } => 3,
+        Exit::MmioWrite { .. } => 4,
+        Exit::Halt { .. } => 5,
+        Exit::Kicked => 6,
+        Exit::IrqWindow => 7,
+        Exit::Eoi { .. } => 8,
+        Exit::Shutdown => 9,
+        Exit::FailEntry { .. } => 10,
+        Exit::InternalError { .. } => 11,
+        Exit::MemoryFault { .. } => 12,
+    }
+}
+
+/// Code of an exit that the host failed.
+pub(crate) const HOST_ERROR: u32 = 13;
+
+/// Entries a recorder keeps.
+const KEPT: usize = 32;
+
+/// The last exits of one EMT, newest last. Owned by the EMT; others see a copy in a report.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    ring: [Option<Exit>; KEPT],
+    next: usize,
+    exits: u64,
+}
+
+impl Recorder {
+    pub(crate) fn new() -> Self {
+        Self {
+            ring: [None; KEPT],
+            next: 0,
+            exits: 0,
+        }
+    }
+
+    pub(crate) fn record(&mut self, exit: Exit) {
+        self.ring[self.next] = Some(exit);
+        self.next = (self.next + 1) % KEPT;
+        self.exits += 1;
+    }
+
+    /// Exits since the VM was created.
+    pub(crate) fn exits(&self) -> u64 {
+        self.exits
+    }
+
+    /// The last exits, oldest first.
+    pub(crate) fn last(&self) -> Vec<Exit> {
+        (0..KEPT)
+            .filter_map(|i| self.ring[(self.next + i) % KEPT])
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recorder_keeps_the_newest_exits_in_order() {
+        let mut recorder = Recorder::new();
+        for port in 0..100 {
+            recorder.record(Exit::PioRead { port, size: 1 });
+        }
+        let expected: Vec<Exit> = (68..100)
+            .map(|port| Exit::PioRead { port, size: 1 })
+            .collect();
+        assert_eq!(recorder.last(), expected);
+        assert_eq!(recorder.exits(), 100);
+    }
+
+    #[test]
+    fn every_exit_publishes_the_code_of_its_own_name() {
+        let exits = [
+            Exit::PioRead { port: 0, size: 1 },
+            Exit::PioWrite {
+                port: 0,
+                size: 1,
+                value: 0,
+            },
+            Exit::MmioRead { addr: 0, size: 1 },
+            Exit::MmioWrite {
+                addr: 0,
+                size: 1,
+                value: 0,
+            },
+            Exit::Halt {
+                interruptible: true,
+            },
+            Exit::Kicked,
+            Exit::IrqWindow,
+            Exit::Eoi { vector: 0 },
+            Exit::Shutdown,
+            Exit::FailEntry { reason: 0 },
+            Exit::InternalError {
+                suberror: 0,
+                data: 0,
+            },
+            Exit::MemoryFault { addr: None },
+        ];
+        for exit in exits {
+            assert_eq!(exit_name(exit_code(&exit)), exit.name());
+        }
+        assert_eq!(exit_name(HOST_ERROR), "host-error");
+        assert_eq!(exit_name(u32::MAX), "unknown");
+    }
+}

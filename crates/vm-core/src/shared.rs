@@ -1,0 +1,201 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What all threads of one VM share. No field is reachable after the VM is destroyed that a guest
+//! or a device could still use: what is built per machine lives on the EMTs.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use vm_emt::Bells;
+use vm_pdm::ResetKind;
+use vm_rendezvous::Rendezvous;
+use vm_req::Queues;
+use vm_state::{StateCell, Transition};
+
+use crate::emt::Emt;
+use crate::{Ending, GuruReport, VmSpec};
+
+/// Shared by the handles and the EMTs of one VM.
+pub(crate) struct Shared {
+    pub(crate) spec: VmSpec,
+    pub(crate) state: Arc<StateCell>,
+    pub(crate) bells: Arc<Bells>,
+    pub(crate) queues: Arc<Queues<Emt>>,
+    pub(crate) rendezvous: Arc<Rendezvous<Emt>>,
+    pub(crate) resets: Resets,
+    pub(crate) threads: Threads,
+    /// EMTs with this number and above leave their loops. Only ever lowered.
+    leave_from: AtomicU32,
+    ending: Mutex<Option<Ending>>,
+    guru: Mutex<Option<GuruReport>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("spec", &self.spec)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// A VM in CREATING, and the transition that makes it CREATED.
+    pub(crate) fn new(spec: VmSpec) -> (Arc<Self>, Transition) {
+        let (state, creation) = StateCell::create();
+        let bells = Bells::new(spec.vcpus);
+        let shared = Arc::new(Self {
+            state,
+            queues: Queues::new(Arc::clone(&bells)),
+            rendezvous: Rendezvous::new(Arc::clone(&bells)),
+            resets: Resets::default(),
+            threads: Threads::new(spec.vcpus),
+            leave_from: AtomicU32::new(u32::MAX),
+            ending: Mutex::new(None),
+            guru: Mutex::new(None),
+            bells,
+            spec,
+        });
+        (shared, creation)
+    }
+
+    /// Makes EMTs `from` and above leave their loops.
+    pub(crate) fn leave(&self, from: u32) {
+        self.leave_from.fetch_min(from, Ordering::SeqCst);
+        for v in from..self.spec.vcpus {
+            self.bells.ring(v);
+        }
+    }
+
+    /// Whether EMT `v` is to leave its loop.
+    pub(crate) fn leaves(&self, v: u32) -> bool {
+        v >= self.leave_from.load(Ordering::SeqCst)
+    }
+
+    /// Remembers how the VM ended; the first word counts.
+    pub(crate) fn end(&self, ending: Ending) {
+        lock(&self.ending).get_or_insert(ending);
+    }
+
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        *lock(&self.ending)
+    }
+
+    /// Keeps the first guru report.
+    pub(crate) fn keep_guru(&self, report: GuruReport) {
+        lock(&self.guru).get_or_insert(report);
+    }
+
+    pub(crate) fn guru(&self) -> Option<GuruReport> {
+        lock(&self.guru).clone()
+    }
+}
+
+/// Locks; a panic elsewhere while the lock was held does not spread, since every critical section
+/// here is a single assignment.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts of resets.
+#[derive(Debug, Default)]
+pub(crate) struct Resets {
+    hard: AtomicU64,
+    soft: AtomicU64,
+}
+
+impl Resets {
+    pub(crate) fn count(&self, kind: ResetKind) {
+        match kind {
+            ResetKind::Hard => &self.hard,
+            ResetKind::Soft => &self.soft,
+        }
+        .fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn hard(&self) -> u64 {
+        self.hard.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn soft(&self) -> u64 {
+        self.soft.load(Ordering::SeqCst)
+    }
+}
+
+/// Which EMTs run, and their thread ids.
+#[derive(Debug)]
+pub(crate) struct Threads {
+    seats: Mutex<Vec<Seat>>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Seat {
+    phase: Phase,
+    tid: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Absent,
+    Running,
+    Ended,
+}
+
+impl Threads {
+    fn new(count: u32) -> Self {
+        Self {
+            seats: Mutex::new(vec![Seat::default(); count as usize]),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// EMT `v` runs, as host thread `tid`.
+    pub(crate) fn started(&self, v: u32, tid: Option<u32>) {
+        lock(&self.seats)[v as usize] = Seat {
+            phase: Phase::Running,
+            tid,
+        };
+        self.changed.notify_all();
+    }
+
+    /// EMT `v` touches nothing of the VM any more.
+    pub(crate) fn ended(&self, v: u32) {
+        lock(&self.seats)[v as usize].phase = Phase::Ended;
+        self.changed.notify_all();
+    }
+
+    /// Host thread ids in order of vCPU; `None` where the host does not tell.
+    pub(crate) fn tids(&self) -> Vec<Option<u32>> {
+        lock(&self.seats).iter().map(|s| s.tid).collect()
+    }
+
+    /// Waits until EMT `v` runs or has ended.
+    pub(crate) fn wait_started(&self, v: u32, deadline: Instant) -> bool {
+        self.wait(v, deadline, |phase| phase != Phase::Absent)
+    }
+
+    /// Waits until EMT `v` has ended.
+    pub(crate) fn wait_ended(&self, v: u32, deadline: Instant) -> bool {
+        self.wait(v, deadline, |phase| phase == Phase::Ended)
+    }
+
+    fn wait(&self, v: u32, deadline: Instant, done: impl Fn(Phase) -> bool) -> bool {
+        let mut seats = lock(&self.seats);
+        loop {
+            if done(seats[v as usize].phase) {
+                return true;
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return false;
+            };
+            seats = self
+                .changed
+                .wait_timeout(seats, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}

@@ -1,0 +1,410 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The handle of a VM: create, operate, destroy.
+
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vm_emt::Bells;
+use vm_pdm::ResetKind;
+use vm_rendezvous::How;
+use vm_state::{
+    Cause, Change, ResumeReason, State, StateCell, Subscription, SuspendReason, Transition,
+    WaitError,
+};
+
+use crate::component::{ComponentError, Pipeline};
+use crate::emt::Emt;
+use crate::shared::{Shared, lock};
+use crate::{Ending, GuruReport, Parts, Status, VmError, VmSpec, ops};
+
+/// A virtual machine. Clones are handles of the same VM.
+///
+/// The EMTs are ended by [`Vm::destroy`]; if the last handle goes without it, they are told to leave
+/// and waited for.
+#[derive(Clone)]
+pub struct Vm {
+    owner: Arc<Owner>,
+}
+
+impl Debug for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vm")
+            .field("name", &self.owner.shared.spec.name)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Owns the threads.
+struct Owner {
+    shared: Arc<Shared>,
+    joins: Mutex<Vec<Option<JoinHandle<()>>>>,
+    /// DESTROYING, from its beginning until the last EMT is joined.
+    ending: Mutex<Option<Transition>>,
+}
+
+impl Vm {
+    /// Creates a VM: starts its EMTs and brings up its components on EMT 0. Ends in CREATED.
+    ///
+    /// # Thread
+    /// None of this VM's EMTs.
+    ///
+    /// # Errors
+    /// [`VmError::Spec`], [`VmError::Thread`], or what a component failed with. Nothing of the VM is
+    /// left: what was brought up is taken down in reverse, and every thread is joined.
+    pub fn create(spec: VmSpec, parts: Parts) -> Result<Self, VmError> {
+        spec.check()?;
+        let (shared, creation) = Shared::new(spec);
+        let owner = Owner {
+            shared: Arc::clone(&shared),
+            joins: Mutex::new(Vec::new()),
+            ending: Mutex::new(None),
+        };
+        let components = parts.into_components();
+        let built = owner.start_emts().and_then(|()| {
+            shared
+                .queues
+                .call(0, None, |emt| construct(emt, Pipeline::new(components)))
+                .map_err(|e| VmError::from_call("create", 0, e))?
+                .map_err(VmError::from)
+        });
+        if let Err(e) = built {
+            owner.abandon_create(creation);
+            return Err(e);
+        }
+        match creation.commit(State::Created) {
+            Ok(State::Created) => Ok(Self {
+                owner: Arc::new(owner),
+            }),
+            Ok(state) | Err(vm_state::IllegalTarget { ended: state, .. }) => Err(VmError::Fatal {
+                op: "create",
+                state,
+            }),
+        }
+    }
+
+    /// The state now. A plain load.
+    pub fn state(&self) -> State {
+        self.owner.shared.state.read()
+    }
+
+    /// Powers on. CREATED -> POWERING_ON -> RUNNING, or back to CREATED.
+    ///
+    /// # Errors
+    /// [`VmError::Refused`] in any other state, [`VmError::Device`] if a device cannot,
+    /// [`VmError::Late`], [`VmError::WouldBlock`] on an EMT or in an observer.
+    pub fn power_on(&self) -> Result<(), VmError> {
+        ops::power_on(&self.owner.shared, ops::Caller::Off)
+    }
+
+    /// Suspends. RUNNING -> SUSPENDING -> SUSPENDED, or back to RUNNING.
+    ///
+    /// # Errors
+    /// As [`Vm::power_on`].
+    pub fn suspend(&self, reason: SuspendReason) -> Result<(), VmError> {
+        ops::suspend(&self.owner.shared, ops::Caller::Off, reason)
+    }
+
+    /// Resumes. SUSPENDED -> RESUMING -> RUNNING, or back to SUSPENDED.
+    ///
+    /// # Errors
+    /// As [`Vm::power_on`].
+    pub fn resume(&self, reason: ResumeReason) -> Result<(), VmError> {
+        ops::resume(&self.owner.shared, ops::Caller::Off, reason)
+    }
+
+    /// Resets hard. RUNNING or SUSPENDED -> RESETTING -> the same again. Guest memory keeps what
+    /// the firmware does not load anew.
+    ///
+    /// # Errors
+    /// As [`Vm::power_on`]; [`VmError::Component`] if a component cannot be reset, and then the VM is
+    /// in guru meditation.
+    pub fn reset(&self) -> Result<(), VmError> {
+        ops::reset(&self.owner.shared, ops::Caller::Off, ResetKind::Hard)
+    }
+
+    /// Powers off. Any settled state -> POWERING_OFF -> OFF.
+    ///
+    /// # Errors
+    /// [`VmError::Refused`] if it is off already or in between, [`VmError::Late`],
+    /// [`VmError::WouldBlock`].
+    pub fn power_off(&self) -> Result<(), VmError> {
+        ops::power_off(&self.owner.shared, ops::Caller::Off, Ending::PowerOff)
+    }
+
+    /// Destroys: takes the components down in reverse, ends and joins the EMTs. OFF -> DESTROYING ->
+    /// TERMINATED. Can be called again after [`VmError::Late`].
+    ///
+    /// # Errors
+    /// [`VmError::Refused`] unless OFF, [`VmError::Late`] naming an EMT that did not come within
+    /// `limit`; its memory stays, nothing is freed under a live thread.
+    pub fn destroy(&self, limit: Duration) -> Result<(), VmError> {
+        self.owner.destroy(limit)
+    }
+
+    /// Waits until the state satisfies `wanted`.
+    ///
+    /// # Errors
+    /// [`WaitError`] with the state at the end of `limit`.
+    pub fn wait_until(
+        &self,
+        wanted: impl Fn(State) -> bool,
+        limit: Option<Duration>,
+    ) -> Result<State, WaitError> {
+        self.owner.shared.state.wait_until(wanted, limit)
+    }
+
+    /// Calls `observer` for every change of state from now on, in order, until the subscription is
+    /// dropped. A blocking operation called from an observer is refused.
+    pub fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) -> Subscription {
+        self.owner.shared.state.observe(observer)
+    }
+
+    /// How the VM ended, once it is on its way off.
+    pub fn ending(&self) -> Option<Ending> {
+        self.owner.shared.ending()
+    }
+
+    /// Why it is in guru meditation, if it is.
+    pub fn guru(&self) -> Option<GuruReport> {
+        self.owner.shared.guru()
+    }
+
+    /// The VM at this moment.
+    pub fn status(&self) -> Status {
+        let shared = &self.owner.shared;
+        Status {
+            name: shared.spec.name.clone(),
+            state: shared.state.read().to_string(),
+            previous: shared.state.snapshot().previous.to_string(),
+            vcpus: shared.spec.vcpus,
+            tids: shared.threads.tids(),
+            hard_resets: shared.resets.hard(),
+            soft_resets: shared.resets.soft(),
+        }
+    }
+
+    /// Runs `op` on EMT `v`, with the vCPU's pending exit finished, and waits for its reply. From
+    /// another thread than an EMT of this VM.
+    ///
+    /// # Errors
+    /// [`VmError::Late`] if the EMT did not get to it within `limit` (then `op` never runs),
+    /// [`VmError::WouldBlock`], [`VmError::Gone`], [`VmError::Panicked`].
+    pub fn on_emt<T: Send>(
+        &self,
+        v: u32,
+        limit: Option<Duration>,
+        op: impl FnOnce(&mut Emt) -> T + Send,
+    ) -> Result<T, VmError> {
+        ops::refuse_blocking(&self.owner.shared, "request")?;
+        self.owner
+            .shared
+            .queues
+            .call(v, limit, op)
+            .map_err(|e| VmError::from_call("request", v, e))
+    }
+
+    /// Gathers all EMTs and runs `op` on each, as `how` says.
+    ///
+    /// # Errors
+    /// The first failure of `op`; [`VmError::Late`], [`VmError::WouldBlock`], [`VmError::Panicked`].
+    pub fn meet(
+        &self,
+        how: How,
+        op: impl Fn(&mut Emt) -> Result<vm_emt::Flow, VmError> + Sync,
+    ) -> Result<(), VmError> {
+        ops::refuse_blocking(&self.owner.shared, "rendezvous")?;
+        self.owner
+            .shared
+            .rendezvous
+            .meet(how, op)
+            .map(drop)
+            .map_err(|e| VmError::from_meet("rendezvous", e))
+    }
+
+    /// The doorbells, for diagnosis.
+    pub fn bells(&self) -> &Arc<Bells> {
+        &self.owner.shared.bells
+    }
+
+    /// The state cell, for embedders that wait or observe on their own.
+    pub fn state_cell(&self) -> &Arc<StateCell> {
+        &self.owner.shared.state
+    }
+}
+
+/// Brings the components up, on EMT 0.
+fn construct(emt: &mut Emt, mut pipeline: Pipeline) -> Result<(), ComponentError> {
+    let result = pipeline.init(emt);
+    emt.primary.pipeline = pipeline;
+    result
+}
+
+impl Owner {
+    fn start_emts(&self) -> Result<(), VmError> {
+        let vcpus = self.shared.spec.vcpus;
+        for v in 0..vcpus {
+            let name = if vcpus == 1 {
+                "emt".to_owned()
+            } else {
+                format!("emt-{v}")
+            };
+            let shared = Arc::clone(&self.shared);
+            let join = thread::Builder::new()
+                .name(name.clone())
+                .spawn(move || emt_main(v, shared))
+                .map_err(|source| VmError::Thread { name, source })?;
+            lock(&self.joins).push(Some(join));
+        }
+        let deadline = Instant::now() + self.shared.spec.gather_limit;
+        for v in 0..vcpus {
+            if !self.shared.threads.wait_started(v, deadline) {
+                return Err(self.late("create", v));
+            }
+        }
+        Ok(())
+    }
+
+    fn destroy(&self, limit: Duration) -> Result<(), VmError> {
+        const OP: &str = "destroy";
+        ops::refuse_blocking(&self.shared, OP)?;
+        let deadline = Instant::now() + limit;
+        if self.shared.state.read() == State::Off {
+            // Whoever cannot come is named before anything is taken down.
+            self.shared
+                .rendezvous
+                .meet(How::together().limit(limit), |_| Ok(vm_emt::Flow::Continue))
+                .map(drop)
+                .map_err(|e| VmError::from_meet(OP, e))?;
+        }
+        if lock(&self.ending).is_none() {
+            let transition = self
+                .shared
+                .state
+                .begin(vm_state::operations::DESTROY.moves, Cause::Destroy)
+                .map_err(|refused| VmError::Refused { op: OP, refused })?;
+            *lock(&self.ending) = Some(transition);
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.shared
+            .queues
+            .call(0, Some(left), ops::take_down)
+            .map_err(|e| VmError::from_call(OP, 0, e))?;
+        self.end_emts(deadline)?;
+        self.terminated();
+        Ok(())
+    }
+
+    /// Ends the EMTs from the highest to 0 and joins them.
+    fn end_emts(&self, deadline: Instant) -> Result<(), VmError> {
+        for v in (0..self.shared.spec.vcpus).rev() {
+            let Some(started) = lock(&self.joins).get_mut(v as usize).map(Option::take) else {
+                continue;
+            };
+            let Some(join) = started else { continue };
+            self.shared.leave(v);
+            if !self.shared.threads.wait_ended(v, deadline) {
+                lock(&self.joins)[v as usize] = Some(join);
+                return Err(self.late("destroy", v));
+            }
+            if join.join().is_err() {
+                log::error!(target: "vm.emt", "emt-{v} ended by a panic");
+            }
+        }
+        Ok(())
+    }
+
+    /// The last EMT is joined.
+    fn terminated(&self) {
+        self.shared.queues.close();
+        if let Some(transition) = lock(&self.ending).take()
+            && let Err(illegal) = transition.commit(State::Terminated)
+        {
+            log::error!(target: "vm.transition", "{illegal}");
+        }
+    }
+
+    /// Takes the one teardown path with whatever was started.
+    fn abandon_create(&self, creation: Transition) {
+        match creation.then(State::Destroying) {
+            Ok(transition) => *lock(&self.ending) = Some(transition),
+            Err(illegal) => log::error!(target: "vm.transition", "{illegal}"),
+        }
+        match self.end_emts(Instant::now() + self.shared.spec.gather_limit) {
+            Ok(()) => self.terminated(),
+            Err(e) => log::error!(target: "vm.emt", "failed create: {e}"),
+        }
+    }
+
+    fn late(&self, op: &'static str, vcpu: u32) -> VmError {
+        let (exit, rip) = self.shared.bells.last_exit(vcpu);
+        VmError::Late {
+            op,
+            vcpu,
+            word: self.shared.bells.word(vcpu).to_string(),
+            exit: crate::recorder::exit_name(exit),
+            rip,
+        }
+    }
+}
+
+impl Drop for Owner {
+    /// The VM was not destroyed in order: power it off as far as it goes and end its threads, within
+    /// the gather limit. An EMT that does not come is left to itself with what it can reach.
+    fn drop(&mut self) {
+        let state = self.shared.state.read();
+        if state == State::Terminated {
+            return;
+        }
+        if self.shared.bells.current().is_some() {
+            // The last handle went on an EMT, which cannot wait for itself.
+            self.shared.leave(0);
+            return;
+        }
+        if !matches!(state, State::Off | State::Creating | State::Destroying)
+            && let Err(e) = ops::power_off(&self.shared, ops::Caller::Off, Ending::PowerOff)
+        {
+            log::error!(target: "vm.transition", "dropped VM: {e}");
+        }
+        if let Err(e) = self.destroy(self.shared.spec.gather_limit) {
+            log::error!(target: "vm.emt", "dropped VM: {e}");
+        }
+    }
+}
+
+fn emt_main(v: u32, shared: Arc<Shared>) {
+    let ended = Ended {
+        v,
+        shared: Arc::clone(&shared),
+    };
+    match shared.bells.enroll(v) {
+        Ok(bell) => {
+            shared.threads.started(v, tid());
+            Emt::new(bell, shared).run();
+        }
+        Err(e) => log::error!(target: "vm.emt", "emt-{v} not enrolled: {e}"),
+    }
+    drop(ended);
+}
+
+/// Says that the EMT touches nothing any more, also when it panics.
+struct Ended {
+    v: u32,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.shared.threads.ended(self.v);
+    }
+}
+
+/// The calling thread's id, where the host tells.
+fn tid() -> Option<u32> {
+    let link = std::fs::read_link("/proc/thread-self").ok()?;
+    link.file_name()?.to_str()?.parse().ok()
+}
