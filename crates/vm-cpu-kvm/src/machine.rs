@@ -1,0 +1,244 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! One VM.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+    KVM_CAP_XSAVE2, KvmIrqRouting, kvm_clock_data, kvm_enable_cap, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_msi,
+};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use vm_cpu::{CpuError, CpuModel, GuestRam, IrqMode, Machine, MachineSpec, Msi, Vcpu};
+
+use crate::cpuid::{self, Fit, Offer};
+use crate::engine::Facts;
+use crate::errno::{host_error, invalid};
+use crate::vcpu::KvmVcpu;
+use crate::{ioctl, memory};
+
+/// Pins of the IOAPIC that `KVM_CAP_SPLIT_IRQCHIP` reserves routes for.
+const IOAPIC_PINS: usize = 24;
+/// Highest vCPU count that 8-bit APIC IDs can name.
+const APIC_ID_LIMIT: u32 = 254;
+/// Where KVM may put three pages of its own on Intel processors that cannot run real mode: in the
+/// hole below 4 GiB, under the flash (KVM API, `KVM_SET_TSS_ADDR`, `KVM_SET_IDENTITY_MAP_ADDR`).
+const TSS_ADDRESS: usize = 0xfffb_d000;
+const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
+
+/// One VM inside KVM.
+#[derive(Debug)]
+pub struct KvmMachine {
+    inner: Arc<Inner>,
+    created: Mutex<BTreeSet<u32>>,
+}
+
+/// What a VM's vCPUs hold too, so that guest memory outlives the last of them.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) vm: VmFd,
+    pub(crate) facts: Arc<Facts>,
+    pub(crate) spec: MachineSpec,
+    _ram: GuestRam,
+}
+
+impl Inner {
+    /// Length of an XSAVE image. KVM fixes it when the first vCPU is made.
+    pub(crate) fn xsave_bytes(&self) -> usize {
+        let bytes = self.vm.check_extension_raw(KVM_CAP_XSAVE2.into());
+        usize::try_from(bytes).unwrap_or(0).max(ioctl::XSAVE_BYTES)
+    }
+}
+
+impl KvmMachine {
+    pub(crate) fn new(
+        kvm: &Kvm,
+        facts: Arc<Facts>,
+        spec: &MachineSpec,
+        ram: &GuestRam,
+    ) -> Result<Self, CpuError> {
+        let CpuModel::Host = spec.cpu;
+        facts.host.check(spec.irq)?;
+        let host_limit = u32::try_from(facts.host.max_vcpus).unwrap_or(u32::MAX);
+        let limit = host_limit.min(APIC_ID_LIMIT);
+        if spec.vcpus == 0 || spec.vcpus > limit {
+            return invalid("vcpus", format!("{} is not 1 to {limit}", spec.vcpus));
+        }
+        let vm = kvm
+            .create_vm()
+            .map_err(|e| host_error("KVM_CREATE_VM", None, e))?;
+        vm.set_identity_map_address(IDENTITY_MAP_ADDRESS)
+            .map_err(|e| host_error("KVM_SET_IDENTITY_MAP_ADDR", None, e))?;
+        vm.set_tss_address(TSS_ADDRESS)
+            .map_err(|e| host_error("KVM_SET_TSS_ADDR", None, e))?;
+        memory::map(&vm, ram)?;
+        if spec.irq == IrqMode::Split {
+            enable(&vm, KVM_CAP_SPLIT_IRQCHIP, IOAPIC_PINS as u64)?;
+        }
+        if facts.host.value(KVM_CAP_X86_TRIPLE_FAULT_EVENT) > 0 {
+            enable(&vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, 1)?;
+        }
+        let inner = Inner {
+            vm,
+            facts,
+            spec: spec.clone(),
+            _ram: ram.clone(),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+            created: Mutex::default(),
+        })
+    }
+
+    /// As [`Machine::create_vcpu`], with the engine's own type.
+    ///
+    /// # Errors
+    /// As [`Machine::create_vcpu`].
+    pub fn vcpu(&self, id: u32) -> Result<KvmVcpu, CpuError> {
+        let spec = &self.inner.spec;
+        if id >= spec.vcpus {
+            return invalid(
+                "vcpu",
+                format!("{id} is not below the machine's {}", spec.vcpus),
+            );
+        }
+        if !self
+            .created
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id)
+        {
+            return invalid("vcpu", format!("{id} exists already"));
+        }
+        let fail = |op| move |e: kvm_ioctls::Error| host_error(op, Some(id), e);
+        let fd = self
+            .inner
+            .vm
+            .create_vcpu(id.into())
+            .map_err(fail("KVM_CREATE_VCPU"))?;
+        self.set_cpuid(id, &fd)?;
+        KvmVcpu::new(id, fd, Arc::clone(&self.inner))
+    }
+
+    fn set_cpuid(&self, id: u32, fd: &VcpuFd) -> Result<(), CpuError> {
+        let Inner { facts, spec, .. } = &*self.inner;
+        let offered = facts.host.value(KVM_CAP_TSC_DEADLINE_TIMER) > 0;
+        let tsc_deadline = if offered { Offer::Yes } else { Offer::No };
+        let how = Fit {
+            id,
+            vcpus: spec.vcpus,
+            irq: spec.irq,
+            tsc_deadline,
+        };
+        let op = "KVM_SET_CPUID2";
+        let cpuid = kvm_bindings::CpuId::from_entries(&cpuid::fit(&facts.cpuid, how))
+            .map_err(|_| host_error(op, Some(id), std::io::Error::other("too many leaves")))?;
+        fd.set_cpuid2(&cpuid)
+            .map_err(|e| host_error(op, Some(id), e))
+    }
+
+    fn refuse_without_controller(&self) -> Result<(), CpuError> {
+        match self.inner.spec.irq {
+            IrqMode::Split => Ok(()),
+            IrqMode::None => invalid("msi", "this machine has no interrupt controller"),
+        }
+    }
+}
+
+fn enable(vm: &VmFd, cap: u32, argument: u64) -> Result<(), CpuError> {
+    let cap = kvm_enable_cap {
+        cap,
+        args: [argument, 0, 0, 0],
+        ..kvm_enable_cap::default()
+    };
+    vm.enable_cap(&cap)
+        .map_err(|e| host_error("KVM_ENABLE_CAP", None, e))
+}
+
+/// The halves of an MSI's address.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "splits a number into its halves"
+)]
+fn halves(addr: u64) -> (u32, u32) {
+    (addr as u32, (addr >> 32) as u32)
+}
+
+fn route(pin: u32, msi: Msi) -> kvm_irq_routing_entry {
+    let (address_lo, address_hi) = halves(msi.addr);
+    let msi = kvm_irq_routing_msi {
+        address_lo,
+        address_hi,
+        data: msi.data,
+        ..kvm_irq_routing_msi::default()
+    };
+    kvm_irq_routing_entry {
+        gsi: pin,
+        type_: kvm_bindings::KVM_IRQ_ROUTING_MSI,
+        u: kvm_irq_routing_entry__bindgen_ty_1 { msi },
+        ..kvm_irq_routing_entry::default()
+    }
+}
+
+impl Machine for KvmMachine {
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, CpuError> {
+        Ok(Box::new(self.vcpu(id)?))
+    }
+
+    fn deliver_msi(&self, msi: Msi) -> Result<(), CpuError> {
+        self.refuse_without_controller()?;
+        let (address_lo, address_hi) = halves(msi.addr);
+        let msi = kvm_msi {
+            address_lo,
+            address_hi,
+            data: msi.data,
+            ..kvm_msi::default()
+        };
+        // A guest that masks the vector, or has no such vCPU, gets nothing: not an error.
+        self.inner
+            .vm
+            .signal_msi(msi)
+            .map(drop)
+            .map_err(|e| host_error("KVM_SIGNAL_MSI", None, e))
+    }
+
+    fn route_pins(&self, pins: &[Option<Msi>]) -> Result<(), CpuError> {
+        self.refuse_without_controller()?;
+        if pins.len() > IOAPIC_PINS {
+            return invalid("pins", format!("{} is more than {IOAPIC_PINS}", pins.len()));
+        }
+        let routed = (0..)
+            .zip(pins)
+            .filter_map(|(pin, msi)| msi.map(|msi| route(pin, msi)));
+        let op = "KVM_SET_GSI_ROUTING";
+        let routes = KvmIrqRouting::from_entries(&routed.collect::<Vec<_>>())
+            .map_err(|_| host_error(op, None, std::io::Error::other("too many routes")))?;
+        self.inner
+            .vm
+            .set_gsi_routing(&routes)
+            .map_err(|e| host_error(op, None, e))
+    }
+
+    fn clock_ns(&self) -> Result<u64, CpuError> {
+        let clock = self
+            .inner
+            .vm
+            .get_clock()
+            .map_err(|e| host_error("KVM_GET_CLOCK", None, e))?;
+        Ok(clock.clock)
+    }
+
+    fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
+        let clock = kvm_clock_data {
+            clock: ns,
+            ..kvm_clock_data::default()
+        };
+        self.inner
+            .vm
+            .set_clock(&clock)
+            .map_err(|e| host_error("KVM_SET_CLOCK", None, e))
+    }
+}
