@@ -10,6 +10,7 @@
     reason = "a command-line program"
 )]
 
+mod bench;
 mod check;
 mod cpio;
 mod lab;
@@ -31,6 +32,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measure: the crates' benches, and starting a guest in the lab, beside others
+    Bench(bench::Args),
     /// Format, lints, documents, tests, examples, models, dependency graph
     Check(check::Args),
     /// Real KVM on any machine: an emulated one with Debian's kernel
@@ -42,6 +45,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
+        Task::Bench(args) => bench::main(&args),
         Task::Check(args) => check::main(&args),
         Task::Lab(verb) => lab::main(verb),
         Task::Linux(args) => linux::main(&args),

@@ -64,6 +64,13 @@ pub(crate) fn programs(cargo: &mut Command) -> Result<Vec<Program>> {
     Ok(found)
 }
 
+/// Writes the smallest guest's initramfs, whose one program says that it was reached.
+pub(crate) fn tiny_initramfs(labx: &Path, dir: &Path) -> Result<PathBuf> {
+    let mut archive = Archive::new(Vec::new());
+    archive.host_path("init", labx)?;
+    write(&dir.join("tiny.cpio"), &archive.finish()?)
+}
+
 /// Writes the guest's initramfs (busybox and a small init) beside the lab's files.
 pub(crate) fn guest_initramfs(busybox: &Path, dir: &Path) -> Result<PathBuf> {
     let mut archive = Archive::new(Vec::new());
@@ -73,10 +80,13 @@ pub(crate) fn guest_initramfs(busybox: &Path, dir: &Path) -> Result<PathBuf> {
     archive.file("init", 0o755, GUEST_INIT.as_bytes())?;
     archive.host_path("bin/busybox", busybox)?;
     archive.link("bin/sh", "busybox")?;
-    let path = dir.join("guest.cpio");
-    // Written beside and renamed: another task may be reading the old one.
-    let partial = dir.join(format!("guest.cpio.{}", std::process::id()));
-    std::fs::write(&partial, archive.finish()?)?;
-    std::fs::rename(&partial, &path)?;
-    Ok(path)
+    write(&dir.join("guest.cpio"), &archive.finish()?)
+}
+
+/// Written beside and renamed: another task may be reading the old one.
+fn write(path: &Path, bytes: &[u8]) -> Result<PathBuf> {
+    let partial = path.with_extension(format!("partial-{}", std::process::id()));
+    std::fs::write(&partial, bytes)?;
+    std::fs::rename(&partial, path)?;
+    Ok(path.to_path_buf())
 }

@@ -24,6 +24,8 @@ use crate::sys;
 
 /// The init writes this to the console when all is ready.
 const STARTS: &str = "lab: command starts";
+/// And this when the command has ended, with its status and a full stop behind it.
+const ENDED: &str = "lab: command ended with status ";
 /// A boot takes 2 to 15 s; twice that under load. Later than this the lab has failed.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(250);
@@ -317,14 +319,14 @@ impl<'a> Machine<'a> {
     }
 
     /// The debug-exit device makes of a written value v the status (v << 1) | 1; v is the
-    /// command's status plus one.
+    /// command's status plus one, as far as seven bits hold it. The console has all of it.
     fn end(&self, code: Option<i32>) -> End {
-        let status = code
+        let port = code
             .filter(|code| code & 1 == 1 && *code >= 3)
             .map(|code| (code >> 1) - 1);
-        match status.and_then(|status| u8::try_from(status).ok()) {
+        match port.and_then(|status| u8::try_from(status).ok()) {
             Some(125) => self.broken("its init gave up".to_owned()),
-            Some(status) => End::Status(status),
+            Some(status) => End::Status(status_in(&self.console()).unwrap_or(status)),
             None => self.broken(format!("QEMU ended with status {code:?}")),
         }
     }
@@ -364,6 +366,12 @@ impl Drop for Machine<'_> {
     }
 }
 
+/// The status that the init wrote to the console; `None` when a kernel message tore the line.
+fn status_in(console: &str) -> Option<u8> {
+    let after = console.rsplit_once(ENDED)?.1;
+    after.split_once('.')?.0.parse().ok()
+}
+
 /// Scratch directory of one boot, removed at the end.
 #[derive(Debug)]
 struct RunDir(PathBuf);
@@ -393,5 +401,24 @@ impl Drop for RunDir {
     fn drop(&mut self) {
         // A directory that stays is removed by the next run.
         drop(remove_dir(&self.0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_on_the_console_is_whole_or_not_taken() {
+        assert_eq!(
+            status_in("x\nlab: command ended with status 137.\r\ny"),
+            Some(137)
+        );
+        assert_eq!(status_in("lab: command ended with status 13"), None);
+        assert_eq!(
+            status_in("lab: command ended with status 1[  2.0] kvm: x.7."),
+            None
+        );
+        assert_eq!(status_in(""), None);
     }
 }

@@ -111,6 +111,11 @@ impl Files {
         self.dir.join("busybox")
     }
 
+    /// The helper, also the smallest guest's init.
+    pub(crate) fn labx(&self) -> PathBuf {
+        self.dir.join("labx")
+    }
+
     /// busybox, labx and the lab's init.
     pub(crate) fn tools(&self) -> PathBuf {
         self.dir.join("tools.cpio")
@@ -192,7 +197,7 @@ impl Files {
             return Ok(());
         }
         eprintln!("building the lab's helper");
-        let labx = self.dir.join("labx");
+        let labx = self.labx();
         let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
         rustc.args([
             "--edition",
