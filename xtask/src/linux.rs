@@ -14,9 +14,10 @@ use clap::Args as ClapArgs;
 use crate::lab::qemu::{self, Clock, Job, Talk};
 use crate::lab::setup::{Files, Kernel};
 use crate::lab::{self, quote};
-use crate::{product, sys};
+use crate::{product, sys, workspace};
 
 const INTERACTIVE_LIMIT: Duration = Duration::from_secs(24 * 3600);
+const HOST_LIMIT: Duration = Duration::from_secs(60);
 const ONCE_LIMIT: Duration = Duration::from_secs(300);
 
 #[derive(Debug, ClapArgs)]
@@ -57,12 +58,10 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
 }
 
 fn place(vmm: &Path) -> Result<Place> {
-    let output = Command::new(vmm)
-        .args(["host", "--json"])
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start {}", vmm.display()))?;
-    Ok(judge(&String::from_utf8_lossy(&output.stdout)))
+    let mut ask = Command::new(vmm);
+    // Its status is 6 where there is no KVM, which is an answer too.
+    let done = workspace::end_within(ask.args(["host", "--json"]), HOST_LIMIT)?;
+    Ok(judge(&done.out))
 }
 
 /// What `vmm host --json` says about guest kernels on this host.

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use crate::sys;
 
 /// How much of a failed command's output is shown.
 const TAIL_LINES: usize = 150;
+/// Longer than any download or build of ours takes.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 const MUSL: &str = "x86_64-unknown-linux-musl";
 const GNU: &str = "x86_64-unknown-linux-gnu";
@@ -49,26 +51,37 @@ pub(crate) fn metadata() -> Result<serde_json::Value> {
     Ok(serde_json::from_str(&run(&mut ask)?)?)
 }
 
-/// Runs to its end and returns what it printed; an error names the command, its status, and the
-/// end of what it said.
-pub(crate) fn run(command: &mut Command) -> Result<String> {
-    let shown = show(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{shown}`: is it installed?"))?;
-    if !output.status.success() {
-        bail!(
-            "`{shown}` failed ({}):\n{}",
-            output.status,
-            tail(&output.stdout, &output.stderr)
-        );
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+/// How a command ended.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) status: ExitStatus,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
-/// Like [`run`], but ends the command and all it started when `limit` passes or we are told to end.
+/// Runs to a successful end within a limit that only a dead network reaches; see [`run_within`].
+pub(crate) fn run(command: &mut Command) -> Result<String> {
+    run_within(command, LIMIT)
+}
+
+/// Runs to a successful end and returns what it printed; an error names the command, its status,
+/// and the end of what it said.
 pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<String> {
+    let done = end_within(command, limit)?;
+    if !done.status.success() {
+        bail!(
+            "`{}` failed ({}):\n{}",
+            show(command),
+            done.status,
+            tail(&done.out, &done.err)
+        );
+    }
+    Ok(done.out)
+}
+
+/// Runs to its end, whatever its status. The command and all it started are killed when `limit`
+/// passes or we are told to end.
+pub(crate) fn end_within(command: &mut Command, limit: Duration) -> Result<Done> {
     let shown = show(command);
     sys::note_signals()?;
     // Files take any amount of output without a reader.
@@ -80,7 +93,7 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<Strin
     sys::tie_to_us(command);
     let mut child = command
         .spawn()
-        .with_context(|| format!("cannot start `{shown}`"))?;
+        .with_context(|| format!("cannot start `{shown}`: is it installed?"))?;
     let exited = sys::exit_notice(child.id())?;
     let started = Instant::now();
     let ended = loop {
@@ -101,8 +114,7 @@ pub(crate) fn run_within(command: &mut Command, limit: Duration) -> Result<Strin
     }
     let (out, err) = (read_back(&mut out)?, read_back(&mut err)?);
     match ended {
-        Ok(status) if status.success() => Ok(String::from_utf8_lossy(&out).into_owned()),
-        Ok(status) => bail!("`{shown}` failed ({status}):\n{}", tail(&out, &err)),
+        Ok(status) => Ok(Done { status, out, err }),
         Err(why) => bail!("`{shown}`: {why}:\n{}", tail(&out, &err)),
     }
 }
@@ -123,17 +135,15 @@ fn scratch() -> Result<File> {
     Ok(file)
 }
 
-fn read_back(file: &mut File) -> Result<Vec<u8>> {
+fn read_back(file: &mut File) -> Result<String> {
     let mut bytes = Vec::new();
     file.seek(SeekFrom::Start(0))?;
     file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn tail(out: &[u8], err: &[u8]) -> String {
-    let said = [out, err].concat();
-    let said = String::from_utf8_lossy(&said);
-    let lines: Vec<_> = said.lines().collect();
+fn tail(out: &str, err: &str) -> String {
+    let lines: Vec<_> = out.lines().chain(err.lines()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
 }
 
@@ -208,5 +218,54 @@ impl StaticTarget {
                 "-C target-feature=+crt-static",
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(line: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", line]);
+        command
+    }
+
+    #[test]
+    fn a_failed_command_is_named_with_what_it_said() {
+        let error = run(&mut shell("echo out; echo err >&2; exit 3"))
+            .unwrap_err()
+            .to_string();
+        for part in ["`sh -c", "exit status: 3", "out", "err"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_late_command_is_killed_with_what_it_started() {
+        let started = Instant::now();
+        let mut late = shell("echo begun; sleep 600 & wait");
+        let error = run_within(&mut late, Duration::ZERO)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("not done within 0 s"), "{error}");
+        assert!(
+            started.elapsed() < Duration::from_secs(300),
+            "the wait is not for the sleep"
+        );
+    }
+
+    #[test]
+    fn a_status_can_be_had_without_being_an_error() {
+        let done = end_within(&mut shell("echo x; exit 6"), LIMIT).unwrap();
+        assert_eq!((done.status.code(), done.out.as_str()), (Some(6), "x\n"));
+    }
+
+    #[test]
+    fn a_missing_program_is_an_error_that_names_it() {
+        let error = run(&mut Command::new("/nonexistent/program"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("cannot start `program`"), "{error}");
     }
 }

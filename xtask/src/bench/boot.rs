@@ -31,8 +31,8 @@ const OURS: &str = "vmm";
 /// A boot takes 4 s of the lab's time and 6 to 20 s of ours.
 const BOOT_LIMIT_S: u32 = 60;
 
-/// What another VMM needed when last measured in the same lab (icount, lab 6.12, one CPU, the
-/// same guest): shown when its program is not given.
+/// What another VMM needed when last measured in such a lab (icount, lab 6.12, one CPU, the same
+/// guest kernel and memory, a command line of its own): shown when its program is not given.
 const RECORDED: [(PeerKind, f64, f64); 2] = [
     (PeerKind::Firecracker, 3112.9, 4636.0),
     (PeerKind::CloudHypervisor, 3170.4, 6960.0),

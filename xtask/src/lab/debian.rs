@@ -13,26 +13,26 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{sys, workspace};
 
-/// The first dependency of `meta` whose name starts with `prefix`.
+/// Runs `get`; when it fails, again with new package lists (a fresh machine has none, and an old
+/// list names packages that are gone).
+pub(crate) fn with_lists<T>(get: impl Fn() -> Result<T>) -> Result<T> {
+    get().or_else(|first| {
+        update().map_err(|error| error.context(format!("{first:#}")))?;
+        get()
+    })
+}
+
+/// The dependency of `meta` whose name starts with `prefix`.
 pub(crate) fn dependency(meta: &str, prefix: &str) -> Result<String> {
-    let ask = || -> Result<Option<String>> {
-        let listed = workspace::run(apt("apt-cache").args(["depends", meta]))?;
-        let names = listed
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "));
-        Ok(names
-            .map(str::trim)
-            .find(|name| name.starts_with(prefix))
-            .map(str::to_owned))
-    };
-    // A system without package lists answers with an error or with nothing.
-    if let Ok(Some(name)) = ask() {
-        return Ok(name);
-    }
-    update()?;
-    ask()?.with_context(|| {
+    let listed = workspace::run(apt("apt-cache").args(["depends", meta]))?;
+    let names = listed
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let found = names.map(str::trim).find(|name| name.starts_with(prefix));
+    found.map(str::to_owned).with_context(|| {
         format!(
-            "no package {meta}: this needs Debian 12 with its security archive in the apt sources"
+            "{meta} does not lead to a package {prefix}*: the apt sources must have Debian 12 \
+             with its security archive"
         )
     })
 }
@@ -44,21 +44,12 @@ pub(crate) fn download(package: &str, dir: &Path) -> Result<PathBuf> {
     }
     eprintln!("downloading {package}");
     let partial = dir.join(format!("partial-{package}"));
-    let fetch = || -> Result<PathBuf> {
-        remove_dir(&partial)?;
-        std::fs::create_dir_all(&partial)?;
-        let mut get = apt("apt-get");
-        get.args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
-        workspace::run(get.current_dir(&partial))?;
-        deb_in(&partial, package)?.context("apt-get download left no .deb")
-    };
-    let got = match fetch() {
-        Ok(got) => got,
-        Err(first) => {
-            update().context(first)?;
-            fetch()?
-        }
-    };
+    remove_dir(&partial)?;
+    std::fs::create_dir_all(&partial)?;
+    let mut get = apt("apt-get");
+    get.args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
+    workspace::run(get.current_dir(&partial))?;
+    let got = deb_in(&partial, package)?.context("apt-get download left no .deb")?;
     let to = dir.join(got.file_name().context("a .deb has a name")?);
     std::fs::rename(&got, &to)?;
     remove_dir(&partial)?;
@@ -89,18 +80,14 @@ pub(crate) fn install(program: &str, package: &str) -> Result<()> {
         );
     }
     eprintln!("installing {package}");
-    let get = || {
+    with_lists(|| {
         workspace::run(
             apt("apt-get")
                 .env("DEBIAN_FRONTEND", "noninteractive")
                 .args(words),
         )
-    };
-    if get().is_err() {
-        update()?;
-        get()?;
-    }
-    Ok(())
+    })
+    .map(drop)
 }
 
 /// Removes a directory and all in it; it need not exist.

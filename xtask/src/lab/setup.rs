@@ -156,8 +156,12 @@ impl Files {
         if stamp.lines().nth(1) == Some(wanted.as_str()) {
             return Ok(());
         }
-        let package = debian::dependency(kernel.metapackage(), "linux-image-")?;
-        let deb = debian::download(&package, packages)?;
+        let (package, deb) = debian::with_lists(|| {
+            let prefix = format!("linux-image-{}.", kernel.name());
+            let package = debian::dependency(kernel.metapackage(), &prefix)?;
+            let deb = debian::download(&package, packages)?;
+            Ok((package, deb))
+        })?;
         eprintln!("unpacking {package}");
         debian::remove_dir(&dir)?;
         let tree = self.dir.join(format!("unpacked-{}", kernel.name()));
@@ -179,7 +183,7 @@ impl Files {
 
     fn ensure_tools(&self, packages: &Path) -> Result<()> {
         if !self.busybox().is_file() {
-            let deb = debian::download("busybox-static", packages)?;
+            let deb = debian::with_lists(|| debian::download("busybox-static", packages))?;
             let tree = self.dir.join("unpacked-busybox");
             debian::unpack(&deb, &tree)?;
             let from = [tree.join("bin/busybox"), tree.join("usr/bin/busybox")];
