@@ -190,6 +190,11 @@ impl Serial {
         self.shared.lock().uart.lost()
     }
 
+    /// Bytes of output that wait for the sink: never more than the spec's, and at least 256.
+    pub fn queued(&self) -> usize {
+        self.shared.lock().uart.queued()
+    }
+
     fn error(&self, what: String) -> DeviceError {
         DeviceError {
             device: self.spec.name.clone(),

@@ -376,3 +376,6 @@ impl Uart {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

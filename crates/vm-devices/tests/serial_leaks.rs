@@ -1,0 +1,41 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Power cycles and destruction leave no thread and no descriptor. One test in a process of its own,
+//! because it counts the process's.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::pipe;
+use std::sync::Arc;
+
+use vm_devices::{Serial, SerialSpec};
+use vm_pdm::{Device, IrqChip, IrqLine, Level};
+
+struct Nowhere;
+
+impl IrqChip for Nowhere {
+    fn set(&self, _: u32, _: Level) {}
+}
+
+fn entries(directory: &str) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+#[test]
+fn power_cycles_leave_no_thread_and_no_descriptor() {
+    let count = || (entries("/proc/self/task"), entries("/proc/self/fd"));
+    let before = count();
+    for _ in 0..50 {
+        let (reader, writer) = pipe().unwrap();
+        let irq = IrqLine::new(Arc::new(Nowhere), 4);
+        let output = Box::new(std::io::sink());
+        let serial =
+            Serial::new(SerialSpec::default(), irq, Some(Box::new(reader)), output).unwrap();
+        serial.power_on().unwrap();
+        serial.power_off().unwrap();
+        serial.power_on().unwrap();
+        drop(serial);
+        drop(writer);
+    }
+    assert_eq!(count(), before);
+}
