@@ -31,21 +31,25 @@ pub struct Buses {
 
 impl Buses {
     /// Reads `size` bytes from `port`; zero-extended. Never panics whatever the guest asks.
+    #[inline]
     pub fn pio_read(&self, cx: &mut IoCtx, port: u16, size: u8) -> u32 {
         self.pio.read(cx, port, size)
     }
 
     /// Writes the low `size` bytes of `value` to `port`. Never panics whatever the guest asks.
+    #[inline]
     pub fn pio_write(&self, cx: &mut IoCtx, port: u16, size: u8, value: u32) {
         self.pio.write(cx, port, size, value);
     }
 
     /// Reads `size` bytes at `addr`; zero-extended. Never panics whatever the guest asks.
+    #[inline]
     pub fn mmio_read(&self, cx: &mut IoCtx, addr: u64, size: u8) -> u64 {
         self.mmio.read(cx, addr, size)
     }
 
     /// Writes the low `size` bytes of `value` at `addr`. Never panics whatever the guest asks.
+    #[inline]
     pub fn mmio_write(&self, cx: &mut IoCtx, addr: u64, size: u8, value: u64) {
         self.mmio.write(cx, addr, size, value);
     }
@@ -88,11 +92,11 @@ impl Misses {
     }
 }
 
-/// The low `size` bytes of a value as ones; all of them for 8 and more.
+/// The low `size` bytes of a value as ones; all of them for 8 and more, none for 0.
+#[inline]
 pub(crate) fn ones(size: u8) -> u64 {
-    1_u64
-        .checked_shl(u32::from(size) * 8)
-        .map_or(u64::MAX, |bit| bit - 1)
+    let bits = 8 * u32::from(size.min(8));
+    u64::MAX.checked_shr(u64::BITS - bits).unwrap_or(0)
 }
 
 /// Byte `i` of `value`.

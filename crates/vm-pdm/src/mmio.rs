@@ -40,12 +40,27 @@ struct Range {
     owner: String,
 }
 
-/// One page: the small ranges that touch it.
-#[derive(Clone, Copy)]
+/// One page: the small ranges that touch it, of which the first is here itself, so that an access
+/// to it looks nowhere else.
+#[derive(Clone)]
 struct Slot {
     page: u64,
+    first: u64,
+    bytes: u64,
+    handler: Arc<dyn IoHandler>,
     from: u32,
     count: u32,
+}
+
+/// Fills empty slots; never called.
+struct Nobody;
+
+impl IoHandler for Nobody {
+    fn read(&self, _: &mut IoCtx, _: u64, _: u8) -> u64 {
+        u64::MAX
+    }
+
+    fn write(&self, _: &mut IoCtx, _: u64, _: u8, _: u64) {}
 }
 
 impl Debug for MmioBus {
@@ -78,6 +93,9 @@ impl MmioBus {
                     Some(slot) if slot.page == page => slot.count += 1,
                     _ => pages.push(Slot {
                         page,
+                        first: range.first,
+                        bytes: range.last - range.first + 1,
+                        handler: Arc::clone(&range.handler),
                         from: index,
                         count: 1,
                     }),
@@ -101,24 +119,33 @@ impl MmioBus {
     }
 
     /// Reads `size` bytes at `addr`; zero-extended.
+    #[inline]
     pub fn read(&self, cx: &mut IoCtx, addr: u64, size: u8) -> u64 {
-        match self.find(addr) {
-            Some(range) if range.holds(addr, size) => {
-                range.handler.read(cx, addr - range.first, size) & ones(size)
-            }
-            _ => self.read_bytes(cx, addr, size),
+        if let Some((handler, offset)) = self.quick(addr, size) {
+            return handler.read(cx, offset, size) & ones(size);
         }
+        self.read_slowly(cx, addr, size)
     }
 
     /// Writes the low `size` bytes of `value` at `addr`.
+    #[inline]
     pub fn write(&self, cx: &mut IoCtx, addr: u64, size: u8, value: u64) {
-        let value = value & ones(size);
-        match self.find(addr) {
-            Some(range) if range.holds(addr, size) => {
-                range.handler.write(cx, addr - range.first, size, value);
-            }
-            _ => self.write_bytes(cx, addr, size, value),
+        if let Some((handler, offset)) = self.quick(addr, size) {
+            return handler.write(cx, offset, size, value & ones(size));
         }
+        self.write_slowly(cx, addr, size, value & ones(size));
+    }
+
+    /// Handler and offset of an access that lies in the first range of its page, where the page lies
+    /// in its own slot: nearly every access to a device.
+    #[inline]
+    fn quick(&self, addr: u64, size: u8) -> Option<(&dyn IoHandler, u64)> {
+        let page = addr >> PAGE_SHIFT;
+        let slot = self.slots.get(place(page, self.multiplier, self.shift))?;
+        let offset = addr.wrapping_sub(slot.first);
+        // An address before the range wraps to an offset beyond it.
+        let inside = offset < slot.bytes && u64::from(size) <= slot.bytes - offset;
+        (slot.page == page && inside && whole(size)).then(|| (slot.handler.as_ref(), offset))
     }
 
     fn find(&self, addr: u64) -> Option<&Range> {
@@ -151,6 +178,26 @@ impl MmioBus {
         let after = self.big.partition_point(|&i| self.ranges[i].first <= addr);
         let range = &self.ranges[*self.big[..after].last()?];
         range.has(addr).then_some(range)
+    }
+
+    #[inline(never)]
+    fn read_slowly(&self, cx: &mut IoCtx, addr: u64, size: u8) -> u64 {
+        match self.find(addr) {
+            Some(range) if range.holds(addr, size) => {
+                range.handler.read(cx, addr - range.first, size) & ones(size)
+            }
+            _ => self.read_bytes(cx, addr, size),
+        }
+    }
+
+    #[inline(never)]
+    fn write_slowly(&self, cx: &mut IoCtx, addr: u64, size: u8, value: u64) {
+        match self.find(addr) {
+            Some(range) if range.holds(addr, size) => {
+                range.handler.write(cx, addr - range.first, size, value);
+            }
+            _ => self.write_bytes(cx, addr, size, value),
+        }
     }
 
     #[cold]
@@ -203,8 +250,14 @@ impl Range {
 
     /// Whether an access that begins in the range is one that its handler takes whole.
     fn holds(&self, addr: u64, size: u8) -> bool {
-        matches!(size, 1 | 2 | 4 | 8) && u64::from(size) - 1 <= self.last - addr
+        whole(size) && u64::from(size) - 1 <= self.last - addr
     }
+}
+
+/// Sizes that a handler takes whole.
+#[inline]
+fn whole(size: u8) -> bool {
+    matches!(size, 1 | 2 | 4 | 8)
 }
 
 /// Sizes that the bus carries, whole or in bytes.
@@ -240,15 +293,15 @@ fn hash(pages: &[Slot]) -> (Box<[Slot]>, u64, u32) {
 
 fn fill(pages: &[Slot], multiplier: u64, shift: u32) -> (Box<[Slot]>, usize) {
     let count = 1_usize << (u64::BITS - shift);
-    let mut slots = vec![
-        Slot {
-            page: EMPTY,
-            from: 0,
-            count: 0
-        };
-        count
-    ]
-    .into_boxed_slice();
+    let empty = Slot {
+        page: EMPTY,
+        first: 0,
+        bytes: 0,
+        handler: Arc::new(Nobody),
+        from: 0,
+        count: 0,
+    };
+    let mut slots = vec![empty; count].into_boxed_slice();
     let mut collisions = 0;
     for page in pages {
         let mut at = place(page.page, multiplier, shift);
@@ -256,11 +309,12 @@ fn fill(pages: &[Slot], multiplier: u64, shift: u32) -> (Box<[Slot]>, usize) {
             at += 1;
             collisions += 1;
         }
-        slots[at & (count - 1)] = *page;
+        slots[at & (count - 1)] = page.clone();
     }
     (slots, collisions)
 }
 
+#[inline]
 fn place(page: u64, multiplier: u64, shift: u32) -> usize {
     usize::try_from(page.wrapping_mul(multiplier) >> shift).unwrap_or(0)
 }

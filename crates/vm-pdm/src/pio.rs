@@ -20,20 +20,25 @@ const NOBODY: u16 = u16::MAX;
 pub struct PioBus {
     table: Box<[u16; PORTS]>,
     ranges: Vec<Range>,
+    /// Apart from the ranges, which stay small: dispatch needs no names.
+    owners: Vec<String>,
     misses: Misses,
 }
 
 struct Range {
-    first: u16,
-    last: u16,
-    owner: String,
     handler: Arc<dyn IoHandler>,
+    first: u32,
+    ports: u32,
 }
 
 impl Debug for PioBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map()
-            .entries(self.ranges.iter().map(|r| (&r.owner, r.first..=r.last)))
+            .entries(
+                self.owners
+                    .iter()
+                    .zip(self.ranges.iter().map(|r| r.first..r.first + r.ports)),
+            )
             .finish()
     }
 }
@@ -45,21 +50,26 @@ impl PioBus {
             .into_boxed_slice()
             .try_into()
             .expect("made with that many entries");
+        let mut owners = Vec::new();
         let ranges: Vec<Range> = claims
-            .map(|claim| Range {
-                first: u16::try_from(claim.first).expect("a port"),
-                last: u16::try_from(claim.last).expect("a port"),
-                owner: claim.owner,
-                handler: claim.handler,
+            .map(|claim| {
+                owners.push(claim.owner);
+                Range {
+                    handler: claim.handler,
+                    first: u32::try_from(claim.first).expect("a port"),
+                    ports: u32::try_from(claim.last - claim.first + 1).expect("ports"),
+                }
             })
             .collect();
         debug_assert!(ranges.len() <= MAX_RANGES, "the builder limits them");
         for (range, index) in ranges.iter().zip(0_u16..) {
-            table[usize::from(range.first)..=usize::from(range.last)].fill(index);
+            let first = range.first as usize;
+            table[first..first + range.ports as usize].fill(index);
         }
         Self {
             table,
             ranges,
+            owners,
             misses: Misses::default(),
         }
     }
@@ -70,29 +80,34 @@ impl PioBus {
     }
 
     /// Reads `size` bytes from `port`; zero-extended.
+    #[inline]
     pub fn read(&self, cx: &mut IoCtx, port: u16, size: u8) -> u32 {
-        let value = match self.find(port) {
-            Some(range) if range.holds(port, size) => {
-                range.handler.read(cx, u64::from(port - range.first), size) & ones(size)
-            }
-            _ => self.read_bytes(cx, port, size),
-        };
-        low_u32(value)
+        if let Some((handler, offset)) = self.whole(port, size) {
+            return low_u32(handler.read(cx, offset, size) & ones(size));
+        }
+        low_u32(self.read_bytes(cx, port, size))
     }
 
     /// Writes the low `size` bytes of `value` to `port`.
+    #[inline]
     pub fn write(&self, cx: &mut IoCtx, port: u16, size: u8, value: u32) {
         let value = u64::from(value) & ones(size);
-        match self.find(port) {
-            Some(range) if range.holds(port, size) => {
-                range
-                    .handler
-                    .write(cx, u64::from(port - range.first), size, value);
-            }
-            _ => self.write_bytes(cx, port, size, value),
+        if let Some((handler, offset)) = self.whole(port, size) {
+            return handler.write(cx, offset, size, value);
         }
+        self.write_bytes(cx, port, size, value);
     }
 
+    /// Handler and offset of an access that lies in one range.
+    #[inline]
+    fn whole(&self, port: u16, size: u8) -> Option<(&dyn IoHandler, u64)> {
+        let range = self.find(port)?;
+        let offset = u32::from(port) - range.first;
+        let fits = carried(size) && offset + u32::from(size) <= range.ports;
+        fits.then(|| (range.handler.as_ref(), u64::from(offset)))
+    }
+
+    #[inline]
     fn find(&self, port: u16) -> Option<&Range> {
         self.ranges.get(usize::from(self.table[usize::from(port)]))
     }
@@ -107,7 +122,9 @@ impl PioBus {
                 .and_then(|at| Some((at, self.find(at)?)))
             {
                 Some((at, range)) => {
-                    let read = range.handler.read(cx, u64::from(at - range.first), 1);
+                    let read = range
+                        .handler
+                        .read(cx, u64::from(u32::from(at) - range.first), 1);
                     let shift = u32::from(i) * 8;
                     value = value & !(0xff << shift) | (read & 0xff) << shift;
                 }
@@ -129,9 +146,12 @@ impl PioBus {
                 .and_then(|at| Some((at, self.find(at)?)))
             {
                 Some((at, range)) => {
-                    range
-                        .handler
-                        .write(cx, u64::from(at - range.first), 1, byte(value, i));
+                    range.handler.write(
+                        cx,
+                        u64::from(u32::from(at) - range.first),
+                        1,
+                        byte(value, i),
+                    );
                 }
                 None => missed = true,
             }
@@ -142,18 +162,13 @@ impl PioBus {
     }
 }
 
-impl Range {
-    /// Whether an access that begins in the range is one that its handler takes whole.
-    fn holds(&self, port: u16, size: u8) -> bool {
-        carried(size) && u16::from(size) - 1 <= self.last - port
-    }
-}
-
 /// Sizes that `IN` and `OUT` have.
+#[inline]
 fn carried(size: u8) -> bool {
     matches!(size, 1 | 2 | 4)
 }
 
+#[inline]
 fn low_u32(value: u64) -> u32 {
     u32::try_from(value & 0xffff_ffff).expect("32 bits")
 }

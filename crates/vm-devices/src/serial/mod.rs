@@ -64,7 +64,8 @@ impl Default for SerialSpec {
     }
 }
 
-/// A 16550 (see the [module](self) for its threads).
+/// A 16550 with two threads of its own: `io-serial` reads input, `io-serial-out` writes output. They
+/// run from power-on to power-off and change nothing the guest can see while the VM is suspended.
 ///
 /// When the sink is stuck, the outbox fills up and the guest sees a transmitter that is not empty:
 /// it waits, its EMT does not. Bytes written by a guest that does not look are dropped and counted.
