@@ -262,6 +262,9 @@ impl Device for Serial {
                 self.error("still busy since the last power-off: its host end is stuck".into())
             );
         }
+        if matches!(workers.output, Worker::None) {
+            return Err(self.error("its output is gone: the thread that wrote it panicked".into()));
+        }
         {
             let mut state = self.shared.lock();
             state.stop = Stop::Run;
@@ -331,7 +334,7 @@ impl Device for Serial {
         let limit = self.spec.drain_limit;
         if workers.output.is_running() {
             return Err(self.error(format!(
-                "io-serial-out: the output took nothing for {limit:?}, {left} bytes dropped"
+                "io-serial-out: the output did not take all within {limit:?}, {left} bytes are left"
             )));
         }
         if workers.input.is_running() {
