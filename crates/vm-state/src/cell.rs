@@ -9,7 +9,9 @@
 
 use crate::{
     Cause, Change, Refused, ResumeReason, State, Subscription, SuspendReason, Transition,
-    WaitError, observer::Delivery, sync, table,
+    WaitError,
+    observer::{Delivery, Gate, Observers},
+    sync, table,
 };
 use std::{sync::Arc, time::Duration, time::Instant};
 
@@ -24,6 +26,7 @@ pub struct StateCell {
     number: sync::AtomicU8,
     inner: sync::Mutex<Inner>,
     changed: sync::Condvar,
+    gate: Gate,
     broken: Option<Broken>,
 }
 
@@ -83,6 +86,8 @@ pub enum Broken {
     WaitUnchecked,
     /// Tells observers without regard to who else is telling them.
     TellAtOnce,
+    /// Stops telling although something is in the queue.
+    LeaveUnchecked,
     /// Looks for a fatal cause before it takes the lock under which it ends a transition.
     FatalUnlocked,
 }
@@ -119,6 +124,7 @@ impl StateCell {
             number: sync::AtomicU8::new(State::Creating.number()),
             inner: sync::Mutex::new(inner),
             changed: sync::Condvar::new(),
+            gate: Gate::default(),
             broken,
         });
         let creation = Transition::new(
@@ -210,8 +216,7 @@ impl StateCell {
         let Some(guru) = guru else {
             return Raised::Remembered(state);
         };
-        self.apply(&mut inner, guru, cause);
-        self.tell(inner);
+        self.apply(inner, guru, cause);
         Raised::Entered(guru)
     }
 
@@ -290,7 +295,7 @@ impl StateCell {
         why: Cause,
         entering: Entering,
     ) -> Result<(State, State), Refused> {
-        let mut inner = self.lock();
+        let inner = self.lock();
         let actual = self.read();
         if sync::inside_observer() {
             return Err(Refused::InObserver { actual });
@@ -303,16 +308,14 @@ impl StateCell {
         if sort || !table::is_legal(from, to) {
             return Err(Refused::NotInTable { from, to });
         }
-        self.apply(&mut inner, to, why);
-        self.tell(inner);
+        self.apply(inner, to, why);
         Ok((from, to))
     }
 
     /// Goes on from `via` to another transient state.
     pub(crate) fn step(&self, to: State, why: Cause) {
-        let mut inner = self.lock();
-        self.apply(&mut inner, to, why);
-        self.tell(inner);
+        let inner = self.lock();
+        self.apply(inner, to, why);
     }
 
     /// Ends a transition in `to`, or where a fatal cause raised meanwhile leads.
@@ -326,8 +329,7 @@ impl StateCell {
         let (to, why) = fatal
             .and_then(|cause| table::when_fatal(via).map(|guru| (guru, cause)))
             .unwrap_or((to, why));
-        self.apply(&mut inner, to, why);
-        self.tell(inner);
+        self.apply(inner, to, why);
         to
     }
 
@@ -345,8 +347,8 @@ impl StateCell {
         state
     }
 
-    /// The only place where the state changes. The caller holds the lock and then calls `tell`.
-    fn apply(&self, inner: &mut Inner, to: State, why: Cause) {
+    /// The only place where the state changes; then tells the observers, without the lock.
+    fn apply(&self, mut inner: sync::MutexGuard<'_, Inner>, to: State, why: Cause) {
         let old = self.read();
         inner.previous = old;
         inner.sequence += 1;
@@ -359,29 +361,49 @@ impl StateCell {
         }
         // Release pairs with the Acquire in `read`.
         self.number.store(to.number(), sync::Ordering::Release);
-        inner.delivery.push(Change {
+        if inner.waiters > 0 {
+            self.changed.notify_all();
+        }
+        let change = Change {
             sequence: inner.sequence,
             old,
             new: to,
             cause: why,
-        });
-        if inner.waiters > 0 {
-            self.changed.notify_all();
+        };
+        let Some(observers) = inner.delivery.observers() else {
+            return;
+        };
+        if self.gate.enter() || self.is_broken(Broken::TellAtOnce) {
+            drop(inner);
+            self.tell(change, observers);
+        } else if inner.delivery.push(change) && self.gate.hand_over() {
+            // What was queued is this change, and nothing else: the gate was idle.
+            inner.delivery.take();
+            self.gate.took(0);
+            drop(inner);
+            self.tell(change, observers);
         }
     }
 
-    /// Tells the observers what is queued, unless another thread is at it.
-    fn tell<'a>(&'a self, mut inner: sync::MutexGuard<'a, Inner>) {
-        let heedless = self.is_broken(Broken::TellAtOnce);
-        if (inner.delivery.is_busy() && !heedless) || !inner.delivery.has_changes() {
-            return;
-        }
-        while let Some((change, observers)) = inner.delivery.take() {
-            drop(inner);
+    /// Tells of `change` and then of what is queued meanwhile, having entered the gate.
+    fn tell(&self, mut change: Change, mut observers: Observers) {
+        loop {
             let panics = observers.tell(&change);
             drop(observers);
-            inner = self.lock();
-            inner.delivery.panics += panics;
+            if panics > 0 {
+                self.lock().delivery.panics += panics;
+            }
+            if self.gate.leave() || self.is_broken(Broken::LeaveUnchecked) {
+                return;
+            }
+            let mut inner = self.lock();
+            let (next, left) = inner
+                .delivery
+                .take()
+                .expect("the gate is left open for a change");
+            self.gate.took(left);
+            change = next;
+            observers = inner.delivery.observers().unwrap_or_default();
         }
     }
 }

@@ -4,11 +4,13 @@
 //! Observers: told of every change, in order, without a lock.
 //!
 //! Invariant: one thread at a time tells. A thread that makes a change while another is telling
-//! leaves it in the queue and goes on; the teller looks at the queue again, under the lock, before
-//! it stops. The queue is bounded: an observer that never returns costs later changes, which are
+//! leaves it in the queue and goes on; the teller cannot leave while there is something in it. The queue is bounded: an observer that never returns costs later changes, which are
 //! counted, and not memory.
 
-use crate::{Cause, State, StateCell, sync};
+use crate::{
+    Cause, State, StateCell,
+    sync::{self, AtomicBool, AtomicU8, Ordering},
+};
 use std::{
     collections::VecDeque,
     sync::{Arc, Weak},
@@ -63,7 +65,7 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         // Release pairs with the Acquire in `Observers::tell`.
-        self.observer.gone.store(true, sync::Ordering::Release);
+        self.observer.gone.store(true, Ordering::Release);
         if let Some(cell) = self.cell.upgrade() {
             cell.lock().delivery.remove(&self.observer);
         }
@@ -80,33 +82,86 @@ impl std::fmt::Debug for Subscription {
 
 pub(crate) struct Observer {
     since: u64,
-    gone: sync::AtomicBool,
+    gone: AtomicBool,
     call: Box<dyn Fn(&Change) + Send + Sync>,
 }
 
 /// The observers at one moment, in the order of their registration.
+#[derive(Default)]
 pub(crate) struct Observers(Arc<Vec<Arc<Observer>>>);
 
 impl Observers {
     /// Calls each that was there before `change` and is still wanted; gives how many panicked.
     pub(crate) fn tell(&self, change: &Change) -> u64 {
-        let mut panics = 0;
-        for observer in self
-            .0
-            .iter()
-            .filter(|observer| observer.since < change.sequence)
-        {
-            // Acquire pairs with the Release in `Subscription::drop`.
-            if observer.gone.load(sync::Ordering::Acquire) {
-                continue;
-            }
-            if !sync::as_observer(|| (observer.call)(change)) {
+        let (mut next, mut panics) = (0, 0);
+        while next < self.0.len() {
+            let all_returned = sync::as_observer(|| {
+                while let Some(observer) = self.0.get(next) {
+                    next += 1;
+                    // Acquire pairs with the Release in `Subscription::drop`.
+                    if observer.since < change.sequence && !observer.gone.load(Ordering::Acquire) {
+                        (observer.call)(change);
+                    }
+                }
+            });
+            if let (false, Some(last)) = (all_returned, self.0.get(next.saturating_sub(1))) {
                 // Release as in `Subscription::drop`.
-                observer.gone.store(true, sync::Ordering::Release);
+                last.gone.store(true, Ordering::Release);
                 panics += 1;
             }
         }
         panics
+    }
+}
+
+/// Who may tell: one thread at a time, from [`enter`](Self::enter) until [`leave`](Self::leave)
+/// succeeds. All but `leave` are called with the cell's lock held, so only holders of the lock take
+/// it away from idle.
+#[derive(Default)]
+pub(crate) struct Gate {
+    word: AtomicU8,
+}
+
+const IDLE: u8 = 0;
+/// A thread is telling, and the queue is empty.
+const TELLING: u8 = 1;
+/// A thread is telling, and there may be something in the queue.
+const MORE: u8 = 2;
+
+impl Gate {
+    /// Whether the caller tells now: nobody does, so the queue is empty as well.
+    pub(crate) fn enter(&self) -> bool {
+        // Acquire pairs with the Release in `leave`: observers are told after those before.
+        let idle = self.word.load(Ordering::Acquire) == IDLE;
+        if idle {
+            // Relaxed: who looks next holds the lock, or is this thread.
+            self.word.store(TELLING, Ordering::Relaxed);
+        }
+        idle
+    }
+
+    /// After something was queued: whether the caller has to tell it, because the thread that did
+    /// has left meanwhile.
+    pub(crate) fn hand_over(&self) -> bool {
+        // Acquire as in `enter`. What is in the queue is ordered by the lock, not by this word.
+        self.word.swap(MORE, Ordering::Acquire) == IDLE
+    }
+
+    /// After the thread that tells has taken something from the queue and `left` remain.
+    pub(crate) fn took(&self, left: usize) {
+        let word = if left > 0 { MORE } else { TELLING };
+        // Relaxed as in `enter`.
+        self.word.store(word, Ordering::Relaxed);
+    }
+
+    /// Whether the thread that tells is done; if not, something has been queued. Takes no lock.
+    pub(crate) fn leave(&self) -> bool {
+        // Release pairs with the Acquire in `enter` and `hand_over`; a failure reads the queue
+        // under the lock, so Relaxed is enough for it.
+        let left = self
+            .word
+            .compare_exchange(TELLING, IDLE, Ordering::Release, Ordering::Relaxed);
+        left.is_ok()
     }
 }
 
@@ -115,7 +170,6 @@ impl Observers {
 pub(crate) struct Delivery {
     observers: Arc<Vec<Arc<Observer>>>,
     queue: VecDeque<Change>,
-    busy: bool,
     pub(crate) panics: u64,
     pub(crate) untold: u64,
 }
@@ -128,7 +182,7 @@ impl Delivery {
     ) -> Arc<Observer> {
         let observer = Arc::new(Observer {
             since,
-            gone: sync::AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             call,
         });
         // A teller may hold the list: it keeps the old one.
@@ -140,29 +194,25 @@ impl Delivery {
         Arc::make_mut(&mut self.observers).retain(|other| !Arc::ptr_eq(other, observer));
     }
 
-    pub(crate) fn push(&mut self, change: Change) {
-        if self.observers.is_empty() {
-            return;
-        }
-        if self.queue.len() < QUEUE_LIMIT {
+    /// Those to tell of a change made now; `None` if there are none.
+    pub(crate) fn observers(&self) -> Option<Observers> {
+        (!self.observers.is_empty()).then(|| Observers(Arc::clone(&self.observers)))
+    }
+
+    /// Queues a change for the thread that tells; false if there is no room and it stays untold.
+    pub(crate) fn push(&mut self, change: Change) -> bool {
+        let room = self.queue.len() < QUEUE_LIMIT;
+        if room {
             self.queue.push_back(change);
         } else {
             self.untold += 1;
         }
+        room
     }
 
-    pub(crate) fn is_busy(&self) -> bool {
-        self.busy
-    }
-
-    pub(crate) fn has_changes(&self) -> bool {
-        !self.queue.is_empty()
-    }
-
-    /// The next change to tell and whom; `None`, and no longer busy, if there is none.
-    pub(crate) fn take(&mut self) -> Option<(Change, Observers)> {
-        let change = self.queue.pop_front();
-        self.busy = change.is_some();
-        Some((change?, Observers(Arc::clone(&self.observers))))
+    /// The next change to tell, and how many are left.
+    pub(crate) fn take(&mut self) -> Option<(Change, usize)> {
+        let change = self.queue.pop_front()?;
+        Some((change, self.queue.len()))
     }
 }

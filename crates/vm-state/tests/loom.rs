@@ -128,6 +128,11 @@ fn telling_without_regard_to_others_is_caught() {
 }
 
 #[test]
+fn to_stop_telling_without_regard_to_the_queue_is_caught() {
+    assert!(report(|| an_observer(Some(Broken::LeaveUnchecked))).contains("a change was not told"));
+}
+
+#[test]
 fn a_fatal_cause_is_never_lost_to_the_end_of_a_transition() {
     model(|| a_fatal_cause(None));
 }
