@@ -15,6 +15,7 @@
 //! This crate knows no concrete CPU backend and no concrete device.
 
 mod component;
+mod config;
 mod emt;
 mod error;
 mod ops;

@@ -1,6 +1,38 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `vmm`: boots Linux.
+//! `vmm`: a virtual machine monitor that boots Linux, on the crates of this workspace.
 
-fn main() {}
+mod args;
+mod board;
+mod config;
+mod escape;
+mod events;
+mod exit;
+mod host;
+mod keyboard;
+mod logger;
+mod run;
+mod say;
+mod signals;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Verb};
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Host(args) => host::host(&args),
+    };
+    match done {
+        Ok(status) => status.into(),
+        Err(failure) => {
+            say::error(&failure.error);
+            failure.status.into()
+        }
+    }
+}

@@ -1,0 +1,131 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A [`VmSpec`] from the configuration tree.
+
+use serde::Deserialize;
+use vm_cfg::{Bounded, ByteSize, CfgError, Section};
+use vm_cpu::CpuModel;
+
+use crate::{OnReset, TripleFault, VmSpec};
+
+/// The section as it is written.
+#[derive(Deserialize)]
+struct Written {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    cpus: Option<Bounded<1, { crate::MAX_VCPUS as u64 }>>,
+    #[serde(default)]
+    memory: Option<ByteSize>,
+    #[serde(default)]
+    cpu: WrittenCpu,
+    #[serde(default)]
+    on_reset: WrittenReset,
+    #[serde(default)]
+    on_triple_fault: WrittenTripleFault,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+enum WrittenCpu {
+    #[default]
+    Host,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+enum WrittenReset {
+    #[default]
+    Reset,
+    PowerOff,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+enum WrittenTripleFault {
+    #[default]
+    Guru,
+    Reset,
+    PowerOff,
+}
+
+impl VmSpec {
+    /// Reads a section with the keys `name`, `cpus`, `memory`, `cpu` (`host`), `on_reset`
+    /// (`reset` or `power-off`) and `on_triple_fault` (`guru`, `reset` or `power-off`); what is not
+    /// set is as in [`VmSpec::default`].
+    ///
+    /// # Errors
+    /// [`CfgError`] naming the key, where it is set, and what would be right.
+    pub fn read(section: &Section) -> Result<Self, CfgError> {
+        let written: Written = section.read()?;
+        let default = Self::default();
+        Ok(Self {
+            name: written.name.unwrap_or(default.name),
+            vcpus: written.cpus.map_or(default.vcpus, |cpus| {
+                u32::try_from(cpus.get()).expect("bounded by MAX_VCPUS")
+            }),
+            memory_bytes: written.memory.map_or(default.memory_bytes, ByteSize::bytes),
+            cpu: match written.cpu {
+                WrittenCpu::Host => CpuModel::Host,
+            },
+            on_reset: match written.on_reset {
+                WrittenReset::Reset => OnReset::Reset,
+                WrittenReset::PowerOff => OnReset::PowerOff,
+            },
+            on_triple_fault: match written.on_triple_fault {
+                WrittenTripleFault::Guru => TripleFault::Guru,
+                WrittenTripleFault::Reset => TripleFault::Reset,
+                WrittenTripleFault::PowerOff => TripleFault::PowerOff,
+            },
+            ..default
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_cfg::Tree;
+
+    fn read(text: &str) -> Result<VmSpec, CfgError> {
+        let tree = Tree::builder().text("vm.toml".as_ref(), text)?.build();
+        VmSpec::read(&tree.section("vm")?)
+    }
+
+    #[test]
+    fn what_is_not_set_is_the_default() {
+        let spec = read("").unwrap();
+        assert_eq!((spec.vcpus, spec.memory_bytes), (1, 256 << 20));
+    }
+
+    #[test]
+    fn every_key_reaches_its_field() {
+        let spec = read(
+            "[vm]\nname='a'\ncpus=3\nmemory='1G'\ncpu='host'\non_reset='power-off'\non_triple_fault='reset'",
+        )
+        .unwrap();
+        assert_eq!(
+            (spec.name.as_str(), spec.vcpus, spec.memory_bytes),
+            ("a", 3, 1 << 30)
+        );
+        assert_eq!(spec.on_reset, OnReset::PowerOff);
+        assert_eq!(spec.on_triple_fault, TripleFault::Reset);
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_what_would_be_right() {
+        for (text, words) in [
+            ("[vm]\ncpus=65", ["vm.cpus", "64"]),
+            ("[vm]\ncpus=0", ["vm.cpus", "64"]),
+            ("[vm]\ncpu='486'", ["486", "host"]),
+            ("[vm]\non_reset='explode'", ["explode", "power-off"]),
+            ("[vm]\nmemroy='1G'", ["vm.memroy", "vm.memory"]),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            for word in words {
+                assert!(error.contains(word), "{text}: {error}");
+            }
+        }
+    }
+}

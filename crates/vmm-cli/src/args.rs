@@ -1,0 +1,108 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A virtual machine monitor: boots Linux on KVM.
+#[derive(Debug, Parser)]
+#[command(name = "vmm", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// A verb.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Boot a kernel; the serial console is this terminal (Ctrl-A x ends, Ctrl-A h helps)
+    Run(Box<RunArgs>),
+    /// Show what this host can do, and which engine "auto" takes and why
+    Host(HostArgs),
+}
+
+/// `vmm run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Kernel image: ELF vmlinux, PVH ELF, or bzImage
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initial ramdisk
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) append: Option<String>,
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) cpus: Option<String>,
+    /// Guest memory, e.g. 256M or 6G
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(crate) memory: Option<String>,
+    /// CPU model: host
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu: Option<String>,
+    /// Engine: auto or kvm
+    #[arg(long, value_name = "ENGINE")]
+    pub(crate) engine: Option<String>,
+    /// Configuration file (TOML); flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Set one configuration value, e.g. --set vm.cpus=2; wins over everything
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Port of a debug-exit device: a guest write of V ends with status (V << 1) | 1
+    #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
+    pub(crate) debug_exit: Option<String>,
+    /// End with status 0 when the guest reboots, rather than reset
+    #[arg(long)]
+    pub(crate) no_reboot: bool,
+    /// Write one JSON object a line to standard error for every change of state
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Log level
+    #[arg(long, value_name = "LEVEL", value_enum)]
+    pub(crate) log: Option<LogLevel>,
+}
+
+/// `vmm host`.
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// As one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How much to log to standard error.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LogLevel {
+    /// Nothing
+    Off,
+    /// What went wrong
+    Error,
+    /// And what may
+    Warn,
+    /// And what the VM does
+    Info,
+    /// And how
+    Debug,
+    /// And everything else
+    Trace,
+}
+
+impl From<LogLevel> for log::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => Self::Off,
+            LogLevel::Error => Self::Error,
+            LogLevel::Warn => Self::Warn,
+            LogLevel::Info => Self::Info,
+            LogLevel::Debug => Self::Debug,
+            LogLevel::Trace => Self::Trace,
+        }
+    }
+}

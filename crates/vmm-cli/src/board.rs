@@ -1,0 +1,89 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The machine that `vmm run` builds: COM1, IOAPIC, CMOS, i8042, ACPI registers, POST port, and a
+//! debug-exit port if asked for. Where each lies is `vm_boot::Platform`'s to say to the guest; a test
+//! here holds the two together.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use vm_boot::Platform;
+use vm_core::{Board, BoardCx, BoxError, Built, MachineMsi};
+use vm_cpu::{IrqMode, RamLayout};
+use vm_devices::{
+    AcpiPm, Cmos, CmosMemory, DebugExit, I8042, IoApic, PostPort, Serial, SerialInput, SerialSpec,
+};
+use vm_pdm::{BusBuilder, Devices, IrqLine};
+
+/// What goes into and comes out of the serial port.
+pub(crate) struct Console {
+    pub(crate) input: Option<Box<dyn SerialInput>>,
+    pub(crate) output: Box<dyn Write + Send>,
+}
+
+/// Makes the devices, once.
+pub(crate) fn board(console: Console, platform: Platform) -> Board {
+    let mut console = Some(console);
+    Box::new(move |cx| {
+        let console = console.take().ok_or("a board is built once")?;
+        build(cx, console, &platform)
+    })
+}
+
+fn build(cx: BoardCx<'_>, console: Console, platform: &Platform) -> Result<Built, BoxError> {
+    let mut bus = BusBuilder::new();
+    let mut devices = Devices::new();
+
+    let ioapic = IoApic::new(Arc::new(MachineMsi::new(Arc::clone(cx.machine))));
+    if cx.spec.irq == IrqMode::Split {
+        ioapic.attach(&mut bus)?;
+        devices.add(ioapic.clone())?;
+    }
+    let layout = RamLayout {
+        bytes: cx.spec.memory_bytes,
+    };
+    let cmos = Cmos::new(memory(layout), Box::new(wall_clock));
+    cmos.attach(&mut bus)?;
+    devices.add(cmos)?;
+    let i8042 = I8042::new();
+    i8042.attach(&mut bus)?;
+    devices.add(i8042)?;
+    let acpi = AcpiPm::new();
+    acpi.attach(&mut bus)?;
+    devices.add(acpi)?;
+    let post = PostPort::new();
+    post.attach(&mut bus)?;
+    devices.add(post)?;
+    if let Some(port) = platform.debug_exit_port {
+        let debug_exit = DebugExit::new(port);
+        debug_exit.attach(&mut bus)?;
+        devices.add(debug_exit)?;
+    }
+    let irq = IrqLine::new(ioapic.clone(), platform.com1_irq);
+    let serial = Serial::new(SerialSpec::default(), irq, console.input, console.output)?;
+    serial.attach(&mut bus)?;
+    devices.add(serial)?;
+
+    Ok(Built {
+        devices,
+        buses: bus.build(),
+        eoi: Some(Arc::new(move |vector| ioapic.eoi(vector))),
+    })
+}
+
+/// The host's time; a host before 1970 shows the guest 1970.
+fn wall_clock() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+fn memory(layout: RamLayout) -> CmosMemory {
+    let low = layout.bytes.min(RamLayout::HOLE_START);
+    CmosMemory {
+        below_4g_bytes: low,
+        above_4g_bytes: layout.bytes - low,
+    }
+}

@@ -1,0 +1,205 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What is to be run: defaults, then the configuration file, then flags, then `--set`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, anyhow};
+use log::LevelFilter;
+use serde::Deserialize;
+use vm_cfg::{Bounded, Builder, Tree};
+use vm_core::VmSpec;
+
+use crate::args::RunArgs;
+
+/// What is to be run.
+#[derive(Debug)]
+pub(crate) struct RunSpec {
+    pub(crate) vm: VmSpec,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) append: String,
+    pub(crate) engine: EngineChoice,
+    pub(crate) debug_exit: Option<u16>,
+    pub(crate) json: bool,
+    pub(crate) log: LevelFilter,
+}
+
+/// Which engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EngineChoice {
+    /// The best the host has.
+    Auto,
+    /// KVM or nothing.
+    Kvm,
+}
+
+#[derive(Deserialize)]
+struct BootSection {
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    append: String,
+}
+
+#[derive(Deserialize)]
+struct RunSection {
+    engine: EngineChoice,
+    debug_exit: Option<Bounded<0, 0xffff>>,
+}
+
+const DEFAULTS: &str = "[boot]\nappend = 'console=ttyS0'\n[run]\nengine = 'auto'\n";
+
+/// Reads everything the user said.
+///
+/// # Errors
+/// The first thing that is wrong, with its key or flag and what would be right.
+pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
+    let mut builder = Tree::builder().defaults(DEFAULTS)?;
+    if let Some(file) = &args.config {
+        builder = builder.file(file)?;
+    }
+    builder = flags(builder, args)?;
+    for set in &args.set {
+        builder = builder.set(set).with_context(|| format!("--set {set}"))?;
+    }
+    let tree = builder.build();
+    let vm = VmSpec::read(&tree.section("vm")?)?;
+    vm.check()?;
+    let boot: BootSection = tree.section("boot")?.read()?;
+    let run: RunSection = tree.section("run")?.read()?;
+    tree.refuse_unread()?;
+    let kernel = boot.kernel.ok_or_else(|| {
+        anyhow!("no kernel: give one with --kernel FILE, or boot.kernel in a --config file")
+    })?;
+    Ok(RunSpec {
+        vm,
+        kernel,
+        initrd: boot.initrd,
+        append: boot.append,
+        engine: run.engine,
+        debug_exit: run
+            .debug_exit
+            .map(|port| u16::try_from(port.get()).expect("bounded by 0xffff")),
+        json: args.json,
+        log: args.log.map_or(LevelFilter::Warn, LevelFilter::from),
+    })
+}
+
+/// Flags are overrides by another name.
+fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
+    let file = |path: &Option<PathBuf>, flag: &str| {
+        path.as_ref()
+            .map(|path| {
+                let text = path.to_str();
+                text.map(quoted)
+                    .ok_or_else(|| anyhow!("{flag} {}: not UTF-8", path.display()))
+            })
+            .transpose()
+    };
+    let flags = [
+        ("boot.kernel", file(&args.kernel, "--kernel")?),
+        ("boot.initrd", file(&args.initrd, "--initrd")?),
+        ("boot.append", args.append.as_deref().map(quoted)),
+        ("vm.cpus", args.cpus.clone()),
+        ("vm.memory", args.memory.clone()),
+        ("vm.cpu", args.cpu.clone()),
+        (
+            "vm.on_reset",
+            args.no_reboot.then(|| "power-off".to_owned()),
+        ),
+        ("run.engine", args.engine.clone()),
+        ("run.debug_exit", args.debug_exit.clone()),
+    ];
+    for (key, value) in flags {
+        if let Some(value) = value {
+            builder = builder.set(&format!("{key}={value}"))?;
+        }
+    }
+    Ok(builder)
+}
+
+/// As a TOML string, whatever is in it.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn args(line: &[&str]) -> RunArgs {
+        let line = ["vmm", "run"].iter().chain(line);
+        match crate::args::Cli::try_parse_from(line).unwrap().verb {
+            crate::args::Verb::Run(args) => *args,
+            crate::args::Verb::Host(_) => unreachable!("run was given"),
+        }
+    }
+
+    #[test]
+    fn a_config_file_says_the_same_as_the_flags() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vm.toml");
+        std::fs::write(
+            &path,
+            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = 'i'\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\n",
+        )
+        .unwrap();
+        let by_file = read(&args(&["--config", path.to_str().unwrap()])).unwrap();
+        let by_flags = read(&args(&[
+            "--cpus",
+            "2",
+            "--memory",
+            "1G",
+            "--no-reboot",
+            "--kernel",
+            "k",
+            "--initrd",
+            "i",
+            "--append",
+            "a \"b\" \\ c",
+            "--debug-exit",
+            "0xf4",
+            "--engine",
+            "kvm",
+        ]));
+        let by_flags = by_flags.unwrap();
+        assert_eq!(by_flags.kernel, by_file.kernel);
+        assert_eq!(by_flags.initrd, by_file.initrd);
+        assert_eq!(by_flags.debug_exit, by_file.debug_exit);
+        assert_eq!(by_flags.engine, by_file.engine);
+        assert_eq!(by_flags.vm.vcpus, by_file.vm.vcpus);
+        assert_eq!(by_flags.vm.memory_bytes, by_file.vm.memory_bytes);
+        assert_eq!(by_flags.vm.on_reset, by_file.vm.on_reset);
+        assert_eq!(by_flags.append, "a \"b\" \\ c");
+    }
+
+    #[test]
+    fn set_wins_over_flags_and_flags_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vm.toml");
+        std::fs::write(&path, "[vm]\ncpus = 2\n[boot]\nkernel = 'k'\n").unwrap();
+        let path = path.to_str().unwrap();
+        assert_eq!(read(&args(&["--config", path])).unwrap().vm.vcpus, 2);
+        assert_eq!(
+            read(&args(&["--config", path, "--cpus", "3"]))
+                .unwrap()
+                .vm
+                .vcpus,
+            3
+        );
+        let all = ["--config", path, "--cpus", "3", "--set", "vm.cpus=4"];
+        assert_eq!(read(&args(&all)).unwrap().vm.vcpus, 4);
+    }
+}

@@ -1,0 +1,191 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `vmm run`: from a command line to an exit status.
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use vm_boot::{Boot, Image, Initrd, Platform};
+use vm_core::{BoxError, Ending, Parts, Vm, VmError};
+use vm_cpu::{CpuError, Engine, RamLayout};
+use vm_state::State;
+
+use crate::args::RunArgs;
+use crate::board::{Console, board};
+use crate::config::{self, RunSpec};
+use crate::exit::{Failure, Status};
+use crate::keyboard::{Escapes, Keyboard};
+use crate::{events, host, logger, say, signals, terminal};
+
+/// How long the end of the program waits for the VM's threads.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the main thread waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// The VM is in a state in which no guest code will run again.
+    Ended,
+    /// The user ends the program, in this way.
+    Quit(&'static str),
+}
+
+/// Runs a VM to its end.
+pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
+    let spec = config::read(args).map_err(Failure::usage)?;
+    logger::start(spec.log);
+    let boot = boot(&spec).map_err(Failure::usage)?;
+    host::memory_fits(spec.vm.memory_bytes).map_err(Failure::usage)?;
+    let engine = host::engine(spec.engine)?;
+
+    let (events, ended) = mpsc::channel();
+    let _signals = signals::Watch::start(events.clone())
+        .context("cannot watch for signals")
+        .map_err(Failure::host)?;
+    let vm = create(&spec, boot, engine, &events)?;
+    let raw = terminal::Raw::enter()
+        .context("cannot make the terminal raw")
+        .map_err(Failure::host)?;
+    let watch_events = events.clone();
+    let json = spec.json;
+    let _watch = vm.observe(move |change| {
+        if json {
+            events::change(change);
+        }
+        if over(change.new) {
+            // The receiver is gone only when the run is over.
+            let _ = watch_events.send(Event::Ended);
+        }
+    });
+    let status = supervise(&vm, &ended);
+    drop(raw);
+    if json {
+        events::end(&vm, status.as_ref().ok().copied());
+    }
+    let status = status?;
+    if let Some(report) = vm.guru()
+        && status == Status::GuestDied
+    {
+        say::line("the guest died");
+        say::terminal(&report.to_string());
+        power_off(&vm)?;
+    }
+    vm.destroy(END_LIMIT).map_err(unfinished)?;
+    Ok(status)
+}
+
+/// States in which no guest code will run again.
+fn over(state: State) -> bool {
+    matches!(
+        state,
+        State::Off | State::GuruMeditation | State::FatalError | State::LoadFailure
+    )
+}
+
+/// Powers on and waits for the end.
+fn supervise(vm: &Vm, ended: &Receiver<Event>) -> Result<Status, Failure> {
+    vm.power_on().map_err(Failure::host)?;
+    loop {
+        match ended.recv() {
+            Ok(Event::Ended) => break,
+            Ok(Event::Quit(how)) => {
+                log::info!(target: "vmm", "ended by {how}");
+                power_off(vm)?;
+            }
+            Err(_) => {
+                return Err(Failure::host(anyhow!(
+                    "nobody is left who could end the VM"
+                )));
+            }
+        }
+    }
+    Ok(match vm.ending() {
+        None => Status::GuestDied,
+        Some(Ending::DebugExit(value)) => Status::DebugExit(value),
+        Some(Ending::TripleFault) => Status::GuestDied,
+        Some(Ending::PowerOff | Ending::GuestPowerOff | Ending::GuestReset) => Status::Ok,
+    })
+}
+
+/// Powers off on the user's behalf; that the guest was faster is no failure.
+fn power_off(vm: &Vm) -> Result<(), Failure> {
+    match vm.power_off() {
+        Ok(()) | Err(VmError::Refused { .. }) => Ok(()),
+        Err(e) => Err(unfinished(e)),
+    }
+}
+
+fn unfinished(e: VmError) -> Failure {
+    Failure {
+        status: Status::Control,
+        error: anyhow::Error::from(e).context("the VM did not end in order"),
+    }
+}
+
+fn boot(spec: &RunSpec) -> anyhow::Result<Boot> {
+    let image = Image::open(&spec.kernel)?;
+    log::info!(target: "vmm", "{}: {}", spec.kernel.display(), image.describe());
+    let initrd = spec.initrd.as_ref().map(Initrd::open).transpose()?;
+    let platform = Platform {
+        debug_exit_port: spec.debug_exit,
+        ..Platform::default()
+    };
+    Ok(Boot::new(image, initrd, &spec.append, spec.vm.vcpus)?.with_platform(platform))
+}
+
+fn create(
+    spec: &RunSpec,
+    boot: Boot,
+    engine: Arc<dyn Engine>,
+    events: &Sender<Event>,
+) -> Result<Vm, Failure> {
+    let stdin = std::io::stdin();
+    let escapes = if stdin.is_terminal() {
+        Escapes::Taken
+    } else {
+        Escapes::Passed
+    };
+    let console = Console {
+        input: Some(Box::new(Keyboard::new(events.clone(), escapes))),
+        output: Box::new(std::io::stdout()),
+    };
+    let platform = Platform {
+        debug_exit_port: spec.debug_exit,
+        ..Platform::default()
+    };
+    let layout = RamLayout {
+        bytes: spec.vm.memory_bytes,
+    };
+    let parts = Parts {
+        engine,
+        board: board(console, platform),
+        firmware: Box::new(move |ram| {
+            boot.load(ram, layout)
+                .map(Some)
+                .map_err(|e| Box::new(e) as BoxError)
+        }),
+        extra: Vec::new(),
+    };
+    Vm::create(spec.vm.clone(), parts).map_err(blame)
+}
+
+/// Whose fault a failed create is: the user's files and numbers, or the host.
+fn blame(error: VmError) -> Failure {
+    let users = match &error {
+        VmError::Spec { .. } => true,
+        VmError::Component(e) => {
+            e.source.is::<vm_boot::BootError>()
+                || e.source.is::<vm_pdm::BusError>()
+                || matches!(e.source.downcast_ref(), Some(CpuError::Invalid { .. }))
+        }
+        _ => false,
+    };
+    if users {
+        Failure::usage(error)
+    } else {
+        Failure::host(error)
+    }
+}

@@ -1,0 +1,266 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! What the user gets wrong is said in one line that names it, with exit status 2, and nothing
+//! is started.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+fn vmm(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_vmm"))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts")
+}
+
+/// Runs and asserts a refusal: status 2, one line, each of `words` in it, no output.
+fn refused(args: &[&str], words: &[&str]) {
+    let output = vmm(args);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {errors}");
+    assert!(
+        output.stdout.is_empty(),
+        "{args:?} printed {:?}",
+        output.stdout
+    );
+    assert_eq!(
+        errors.lines().count(),
+        1,
+        "{args:?}: not one line:\n{errors}"
+    );
+    for word in words {
+        assert!(errors.contains(word), "{args:?}: no {word:?} in {errors}");
+    }
+}
+
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(TempDir::new().unwrap())
+    }
+    fn put(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.0.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        text(&path)
+    }
+    fn missing(&self) -> String {
+        text(&self.0.path().join("missing"))
+    }
+    fn dir(&self) -> String {
+        text(self.0.path())
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_str().unwrap().to_owned()
+}
+
+/// An ELF32 kernel with a PVH note and one segment at 1 MiB: `hlt`.
+fn kernel() -> Vec<u8> {
+    pvh_elf(0x10_0000, &[0xf4])
+}
+
+fn pvh_elf(at: u32, code: &[u8]) -> Vec<u8> {
+    let mut elf = vec![0x7f, b'E', b'L', b'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let half = |elf: &mut Vec<u8>, v: u16| elf.extend(v.to_le_bytes());
+    let word = |elf: &mut Vec<u8>, v: u32| elf.extend(v.to_le_bytes());
+    half(&mut elf, 2); // ET_EXEC
+    half(&mut elf, 3); // EM_386
+    word(&mut elf, 1);
+    word(&mut elf, at); // entry
+    word(&mut elf, 52); // program headers
+    word(&mut elf, 0);
+    word(&mut elf, 0);
+    for v in [52, 32, 2, 0, 0, 0] {
+        half(&mut elf, v);
+    }
+    let (load, note) = (0x100_u32, 0xc0_u32);
+    for v in [
+        1,
+        load,
+        at,
+        at,
+        code.len() as u32,
+        code.len() as u32,
+        5,
+        0x1000,
+    ] {
+        word(&mut elf, v); // PT_LOAD
+    }
+    for v in [4, note, 0, 0, 20, 20, 4, 4] {
+        word(&mut elf, v); // PT_NOTE
+    }
+    elf.resize(note as usize, 0);
+    for v in [4, 4, 18] {
+        word(&mut elf, v);
+    }
+    elf.extend(b"Xen\0");
+    word(&mut elf, at);
+    elf.resize(load as usize, 0);
+    elf.extend(code);
+    elf
+}
+
+#[test]
+fn a_kernel_that_is_missing_empty_or_a_directory_is_named() {
+    let files = Files::new();
+    refused(&["run", "--kernel", &files.missing()], &["missing"]);
+    let empty = files.put("empty", b"");
+    refused(&["run", "--kernel", &empty], &["empty"]);
+    refused(
+        &["run", "--kernel", &files.dir()],
+        &[&files.dir(), "directory"],
+    );
+    refused(&["run"], &["--kernel"]);
+}
+
+#[test]
+fn a_kernel_that_is_noise_or_truncated_is_named_with_what_was_found() {
+    let files = Files::new();
+    let noise = files.put("noise", &[0xa5; 4096]);
+    refused(&["run", "--kernel", &noise], &["noise", "a5a5"]);
+    let whole = kernel();
+    for cut in [5, 40, 60, 100, whole.len() - 1] {
+        let path = files.put("cut", &whole[..cut]);
+        refused(&["run", "--kernel", &path], &["cut"]);
+    }
+}
+
+#[test]
+fn an_initrd_that_is_missing_or_a_directory_is_named() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    refused(
+        &["run", "--kernel", &kernel, "--initrd", &files.missing()],
+        &["missing"],
+    );
+    refused(
+        &["run", "--kernel", &kernel, "--initrd", &files.dir()],
+        &["directory"],
+    );
+}
+
+#[test]
+fn vcpu_counts_that_cannot_be_are_refused_with_the_range() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    for cpus in ["0", "65", "4294967295"] {
+        refused(&["run", "--kernel", &kernel, "--cpus", cpus], &[cpus, "64"]);
+    }
+}
+
+#[test]
+fn memory_sizes_that_cannot_be_are_refused_with_what_would_be_right() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    refused(
+        &["run", "--kernel", &kernel, "--memory", "0"],
+        &["memory", "0"],
+    );
+    refused(
+        &["run", "--kernel", &kernel, "--memory", "64K"],
+        &["memory"],
+    );
+    refused(&["run", "--kernel", &kernel, "--memory", "12Q"], &["12Q"]);
+    refused(&["run", "--kernel", &kernel, "--memory", "-1"], &["-1"]);
+    refused(
+        &["run", "--kernel", &kernel, "--memory", "1000000G"],
+        &["memory", "host"],
+    );
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest_one() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    let config = files.put("vm.toml", b"[vm]\ncpuss = 2\n");
+    refused(
+        &["run", "--config", &config, "--kernel", &kernel],
+        &["vm.toml", "vm.cpuss", "vm.cpus?"],
+    );
+    refused(
+        &["run", "--kernel", &kernel, "--set", "vm.memroy=1G"],
+        &["vm.memroy", "memory"],
+    );
+}
+
+#[test]
+fn a_config_that_does_not_parse_is_named_with_its_line() {
+    let files = Files::new();
+    let config = files.put("bad.toml", b"[vm]\ncpus = = 2\n");
+    refused(&["run", "--config", &config], &["bad.toml", "2"]);
+    refused(&["run", "--config", &files.dir()], &["directory"]);
+    refused(&["run", "--config", &files.missing()], &["missing"]);
+}
+
+#[test]
+fn a_set_that_does_not_parse_is_named() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    for set in ["vm.cpus", "=2", "vm..cpus=2", ""] {
+        refused(
+            &["run", "--kernel", &kernel, "--set", set],
+            &["--set", "path.to.key=value"],
+        );
+    }
+    refused(
+        &["run", "--kernel", &kernel, "--set", "vm.cpus=two"],
+        &["vm.cpus", "two", "64"],
+    );
+}
+
+#[test]
+fn a_debug_exit_port_that_is_none_is_refused() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    for port in ["0x10000", "none", "-3"] {
+        refused(
+            &["run", "--kernel", &kernel, "--debug-exit", port],
+            &["run.debug_exit", "65535"],
+        );
+    }
+}
+
+#[test]
+fn an_engine_or_cpu_model_that_is_unknown_is_refused_with_the_known_ones() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    refused(
+        &["run", "--kernel", &kernel, "--engine", "xen"],
+        &["xen", "kvm"],
+    );
+    refused(
+        &["run", "--kernel", &kernel, "--cpu", "486"],
+        &["486", "host"],
+    );
+}
+
+#[test]
+fn wrong_flags_end_with_status_2() {
+    let output = vmm(&["run", "--kernal", "x"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--kernel"));
+    assert_eq!(vmm(&[]).status.code(), Some(2));
+    assert_eq!(vmm(&["--version"]).status.code(), Some(0));
+}
+
+/// What a guest does at the end is tested where KVM is; the same images serve both.
+#[test]
+fn a_kernel_segment_outside_memory_is_refused_with_its_address() {
+    if !PathBuf::from("/dev/kvm").exists() {
+        println!("skipped: no /dev/kvm");
+        return;
+    }
+    let files = Files::new();
+    let kernel = files.put("kernel", &pvh_elf(0x4000_0000, &[0xf4]));
+    refused(
+        &["run", "--kernel", &kernel, "--memory", "64M"],
+        &["kernel", "0x40000000"],
+    );
+}
