@@ -15,6 +15,7 @@
 //!
 //! No borrow of an engine's internals crosses a device call: entries and exits are owned scalars.
 
+pub mod contract;
 mod error;
 mod exit;
 mod machine;

@@ -15,6 +15,8 @@ use crate::x86::{Activity, Bit, Interrupt, Start, Tsc, VcpuState};
 use crate::{CpuError, Entry, Exit, IrqMode, Registers, Settled, Vcpu, Window};
 
 const IF: u64 = 1 << 9;
+/// Interrupt shadow after STI, in `Events::shadow`.
+const STI: u8 = 2;
 
 /// An exit that is handed out and not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,11 +169,7 @@ impl ScriptVcpu {
             let exit = match self.state.activity {
                 Activity::Running | Activity::SipiReceived => self.execute_one()?,
                 Activity::Halted => self.wait_halted(),
-                Activity::WaitForInit | Activity::WaitForSipi => {
-                    self.line
-                        .wait_until(|waiting| waiting.init || waiting.sipi.is_some());
-                    None
-                }
+                Activity::WaitForInit | Activity::WaitForSipi => self.wait_for_ipi(),
             };
             if let Some(exit) = exit {
                 return Ok(exit);
@@ -181,7 +179,13 @@ impl ScriptVcpu {
 
     fn can_interrupt(&self) -> bool {
         let runs = matches!(self.state.activity, Activity::Running | Activity::Halted);
-        runs && self.state.gprs.rflags & IF != 0 && self.state.events.interrupt.is_none()
+        let events = &self.state.events;
+        runs && self.lets_in() && events.interrupt.is_none()
+    }
+
+    /// IF set and no shadow.
+    fn lets_in(&self) -> bool {
+        self.state.gprs.rflags & IF != 0 && self.state.events.shadow == 0
     }
 
     fn wait_halted(&mut self) -> Option<Exit> {
@@ -195,13 +199,26 @@ impl ScriptVcpu {
         None
     }
 
+    fn wait_for_ipi(&self) -> Option<Exit> {
+        match self.shared.irq {
+            IrqMode::None => Some(Exit::Halt {
+                interruptible: false,
+            }),
+            IrqMode::Split => {
+                self.line
+                    .wait_until(|waiting| waiting.init || waiting.sipi.is_some());
+                None
+            }
+        }
+    }
+
     /// Takes whatever waits and can be taken now.
     fn take_interrupt(&mut self) -> Option<Exit> {
         let waits_for_ipi = matches!(
             self.state.activity,
             Activity::WaitForInit | Activity::WaitForSipi
         );
-        let enabled = self.state.gprs.rflags & IF != 0;
+        let enabled = self.lets_in();
         let line = Arc::clone(&self.line);
         if line.change(|waiting| std::mem::take(&mut waiting.init)) {
             self.state = VcpuState {
@@ -250,6 +267,7 @@ impl ScriptVcpu {
 
     fn execute_one(&mut self) -> Result<Option<Exit>, CpuError> {
         self.state.activity = Activity::Running;
+        self.state.events.shadow = 0;
         let done = self.state.gprs.rcx;
         let Some(step) = self.step() else {
             self.state.gprs.rflags &= !IF;
@@ -280,7 +298,17 @@ impl ScriptVcpu {
             }
             Step::NeverLeave(gate) => gate.pass(),
             Step::Halt => self.state.activity = Activity::Halted,
-            Step::Interrupts(Bit::Set) => self.state.gprs.rflags |= IF,
+            Step::Interrupts(Bit::Set) => {
+                // As after STI: the next step still runs undisturbed.
+                if self.state.gprs.rflags & IF == 0 {
+                    self.state.events.shadow = STI;
+                }
+                self.state.gprs.rflags |= IF;
+                self.mix(0);
+                self.account(1);
+                self.next_step();
+                return Ok(None);
+            }
             Step::Interrupts(Bit::Clear) => self.state.gprs.rflags &= !IF,
             Step::Store { addr, value } => {
                 if self
@@ -338,6 +366,23 @@ impl ScriptVcpu {
                 });
             }
         })
+    }
+
+    /// What other engines save and this one has not.
+    fn check_absent(state: &VcpuState) -> Result<(), CpuError> {
+        let invalid = |what: String| {
+            Err(CpuError::Invalid {
+                what,
+                why: "a scripted vCPU has none".into(),
+            })
+        };
+        if !state.xsave.is_empty() {
+            return invalid("xsave".into());
+        }
+        match state.msrs.first() {
+            Some(msr) => invalid(format!("msrs[{:#x}]", msr.index)),
+            None => Ok(()),
+        }
     }
 
     fn check_rip(&self, rip: u64) -> Result<(), CpuError> {
@@ -472,6 +517,7 @@ impl Registers for ScriptVcpu {
     fn set_state(&mut self, state: &VcpuState) -> Result<(), CpuError> {
         state.validate()?;
         self.check_rip(state.gprs.rip)?;
+        Self::check_absent(state)?;
         match (&state.lapic, self.shared.irq) {
             (Some(page), IrqMode::Split) => {
                 let mut loaded = Waiting::load(page);
