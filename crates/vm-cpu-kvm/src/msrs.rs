@@ -67,10 +67,14 @@ pub(crate) fn read(fd: &VcpuFd, vcpu: u32, indices: &[u32]) -> Result<Vec<Msr>, 
     Ok(values)
 }
 
-/// Sets `msrs` in order.
+/// Sets `msrs` in order. A refusal counts only if the MSR does not have the value already: KVM lets
+/// some be read that it does not let be set, such as those of paravirtual features that need a LAPIC
+/// in a machine without.
 pub(crate) fn write(fd: &VcpuFd, vcpu: u32, msrs: &[Msr]) -> Result<(), CpuError> {
     let fail = |e| host_error("KVM_SET_MSRS", Some(vcpu), e);
-    for batch in msrs.chunks(KVM_MAX_MSR_ENTRIES) {
+    let mut rest = msrs;
+    while !rest.is_empty() {
+        let batch = &rest[..rest.len().min(KVM_MAX_MSR_ENTRIES)];
         let entry = |m: &Msr| kvm_msr_entry {
             index: m.index,
             data: m.value,
@@ -79,12 +83,17 @@ pub(crate) fn write(fd: &VcpuFd, vcpu: u32, msrs: &[Msr]) -> Result<(), CpuError
         let entries: Vec<_> = batch.iter().map(entry).collect();
         let list = Msrs::from_entries(&entries).map_err(|_| fail(too_many()))?;
         let done = fd.set_msrs(&list).map_err(|e| fail(e.into()))?;
-        if let Some(refused) = batch.get(done) {
+        let Some(refused) = batch.get(done) else {
+            rest = &rest[batch.len()..];
+            continue;
+        };
+        if !read(fd, vcpu, &[refused.index])?.contains(refused) {
             return invalid(
                 &format!("msrs[{:#x}]", refused.index),
                 format!("KVM refuses the value {:#x}", refused.value),
             );
         }
+        rest = &rest[done + 1..];
     }
     Ok(())
 }
