@@ -89,11 +89,13 @@ impl Guest {
         settled.state().expect("the state is readable")
     }
 
-    /// The state without what passes by itself.
-    pub(super) fn timeless_state(&mut self) -> VcpuState {
-        let mut state = self.state();
-        state.tsc.value = 0;
-        state
+    /// Fails unless the state is `expected`, but for what passes by itself.
+    pub(super) fn assert_state(&mut self, expected: &VcpuState) {
+        let differences = timeless(self.state()).differences(&timeless(expected.clone()));
+        assert!(
+            differences.is_empty(),
+            "the state differs in {differences:?}"
+        );
     }
 
     pub(super) fn set_state(&mut self, state: &VcpuState) {
@@ -117,6 +119,16 @@ impl Guest {
         }
         exits
     }
+}
+
+/// The state without the TSC, which passes by itself, and without XSTATE_BV (Intel SDM vol. 1, section
+/// 13.4.2), which may say of a component in its initial state that it is or that it is not.
+fn timeless(mut state: VcpuState) -> VcpuState {
+    state.tsc.value = 0;
+    if let Some(bv) = state.xsave.get_mut(512..520) {
+        bv.fill(0);
+    }
+    state
 }
 
 /// The exit that [`Op::Out`] gives.

@@ -114,6 +114,44 @@ impl VcpuState {
         self.validate_events()
     }
 
+    /// Names of the fields in which `other` differs, for reports that a person reads: registers and
+    /// MSRs by name, images by the offset of their first difference.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let mut names = Vec::new();
+        let mut note = |differs: bool, name: &str| {
+            if differs {
+                names.push(name.to_owned());
+            }
+        };
+        note(self.gprs != other.gprs, "gprs");
+        note(self.system != other.system, "system");
+        note(self.pdptrs != other.pdptrs, "pdptrs");
+        note(self.debug != other.debug, "debug");
+        note(self.xcr0 != other.xcr0, "xcr0");
+        note(self.events != other.events, "events");
+        note(self.activity != other.activity, "activity");
+        note(self.tsc != other.tsc, "tsc");
+        names.extend(image_difference("xsave", &self.xsave, &other.xsave));
+        let (mine, theirs) = (self.lapic.as_deref(), other.lapic.as_deref());
+        names.extend(image_difference(
+            "lapic",
+            mine.unwrap_or(&[]),
+            theirs.unwrap_or(&[]),
+        ));
+        let (mine, theirs) = (self.nested.as_deref(), other.nested.as_deref());
+        names.extend(image_difference(
+            "nested",
+            mine.unwrap_or(&[]),
+            theirs.unwrap_or(&[]),
+        ));
+        let differing = |(a, b): (&Msr, &Msr)| (a != b).then(|| format!("msrs[{:#x}]", a.index));
+        names.extend(self.msrs.iter().zip(&other.msrs).filter_map(differing));
+        if self.msrs.len() != other.msrs.len() {
+            names.push("msrs".into());
+        }
+        names
+    }
+
     fn validate_events(&self) -> Result<(), CpuError> {
         let events = &self.events;
         if let Some(exception) = events.exception
@@ -133,6 +171,12 @@ impl VcpuState {
         }
         Ok(())
     }
+}
+
+fn image_difference(name: &str, mine: &[u8], theirs: &[u8]) -> Option<String> {
+    let shorter = mine.len().min(theirs.len());
+    let differs = (mine != theirs).then(|| mine.iter().zip(theirs).position(|(a, b)| a != b));
+    differs.map(|at| format!("{name}[{:#x}]", at.unwrap_or(shorter)))
 }
 
 fn invalid(what: &str, why: String) -> Result<(), CpuError> {
@@ -183,6 +227,24 @@ mod tests {
         let mut state = VcpuState::default();
         state.system.efer = 1 << 10;
         assert_eq!(field_refused(&state), "system.efer");
+    }
+
+    #[test]
+    fn differences_are_named() {
+        let msr = |value| vec![Msr { index: 0x10, value }];
+        let one = VcpuState {
+            xsave: vec![1, 2, 3],
+            msrs: msr(1),
+            ..VcpuState::default()
+        };
+        let mut two = VcpuState {
+            xsave: vec![1, 2, 4],
+            msrs: msr(2),
+            ..VcpuState::default()
+        };
+        two.gprs.rax = 1;
+        assert_eq!(one.differences(&two), ["gprs", "xsave[0x2]", "msrs[0x10]"]);
+        assert_eq!(one.differences(&one), [""; 0]);
     }
 
     #[test]
