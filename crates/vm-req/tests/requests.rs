@@ -1,0 +1,594 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Requests on real EMT threads: order, results, limits, EMTs that call each other, the end.
+
+#![cfg(not(loom))]
+#![expect(clippy::unwrap_used, reason = "a failed set-up ends the test")]
+
+mod rig;
+
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use rig::Rig;
+use vm_emt::{Emt, Flow};
+use vm_req::{CallError, Dest, EachOrder, Queues};
+
+const NOW: Option<Duration> = Some(Duration::ZERO);
+
+#[test]
+fn t_q01_a_call_runs_on_its_emt_and_answers() {
+    let rig = Rig::new(1);
+    let base = String::from("borrowed");
+    let answer = rig.call(0, None, |me| {
+        (me.queues.pending(0), me.bell().id(), base.len())
+    });
+    assert_eq!(answer, Ok((false, 0, 8)));
+    assert_eq!(rig.stats().processed, 1);
+}
+
+#[test]
+fn t_q02_an_op_that_fails_answers_its_failure_and_the_emt_lives_on() {
+    let rig = Rig::new(1);
+    assert_eq!(rig.call(0, None, |_| Err::<(), i32>(-5)), Ok(Err(-5)));
+    assert_eq!(rig.call(0, None, |_| 7), Ok(7));
+}
+
+#[test]
+fn t_q03_a_call_from_an_emt_to_itself_runs_inline() {
+    let rig = Rig::new(2);
+    let inline = rig.call(1, None, |me| {
+        let queues = me.queues.clone();
+        let outer = thread::current().id();
+        queues.call_from(me, 1, None, move |me| {
+            (outer == thread::current().id(), me.served)
+        })
+    });
+    assert_eq!(inline, Ok(Ok((true, 0))));
+}
+
+#[test]
+fn t_q04_a_post_from_an_emt_to_any_runs_later_not_inside() {
+    let rig = Rig::new(1);
+    let (before, mut ticket) = rig
+        .call(0, None, |me| {
+            let ticket = me.queues.post(Dest::Any, |me| me.log.push("posted"));
+            (me.log.len(), ticket)
+        })
+        .unwrap();
+    assert_eq!(before, 0);
+    assert_eq!(ticket.wait(None), Ok(()));
+    assert_eq!(rig.call(0, None, |me| me.log.len()), Ok(1));
+}
+
+#[test]
+fn t_q05_requests_queued_while_the_emt_is_busy_run_in_order() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    for name in ["a", "b", "c", "d", "e"] {
+        drop(rig.post(Dest::Vcpu(0), move |me| me.log.push(name)));
+    }
+    hold.release();
+    assert_eq!(
+        rig.call(0, None, |me| me.log.clone()),
+        Ok(vec!["a", "b", "c", "d", "e"])
+    );
+}
+
+#[test]
+fn t_q06_a_priority_request_goes_before_what_has_not_begun() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0); // a, running
+    let mut c = rig.post(Dest::Vcpu(0), |me| me.log.push("b"));
+    drop(rig.post(Dest::Vcpu(0), |me| me.log.push("c")));
+    let rings = rig.bells.counts(0).rings;
+    thread::scope(|scope| {
+        let urgent = scope.spawn(|| rig.call_priority(0, None, |me| me.log.push("p")));
+        rig.until_rung(0, rings);
+        hold.release();
+        assert_eq!(urgent.join().unwrap(), Ok(()));
+    });
+    assert_eq!(c.wait(None), Ok(()));
+    assert_eq!(
+        rig.call(0, None, |me| me.log.clone()),
+        Ok(vec!["p", "b", "c"])
+    );
+}
+
+#[test]
+fn t_q07_a_request_that_asks_the_loop_for_something_ends_processing_and_loses_nothing() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    drop(rig.post(Dest::Vcpu(0), |me| me.ask = Flow::Look));
+    let mut seen = rig.post(Dest::Vcpu(0), |me| me.asked.clone());
+    hold.release();
+    assert_eq!(seen.wait(None), Ok(vec![Flow::Look]));
+}
+
+#[test]
+fn t_q08_q09_results_are_the_callers_alone() {
+    let rig = Rig::new(1);
+    assert_eq!(rig.call(0, None, |_| 1864), Ok(1864));
+    assert_eq!(rig.call(0, None, |_| -1), Ok(-1));
+    assert_eq!(rig.call(0, None, |me| me.asked.clone()), Ok(vec![]));
+}
+
+#[test]
+fn t_q10_a_request_that_processes_runs_each_of_the_rest_once_and_in_order() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    drop(rig.post(Dest::Vcpu(0), |me| {
+        me.log.push("outer begins");
+        let queues = me.queues.clone();
+        queues.process(me, vm_req::Which::All);
+        me.log.push("outer ends");
+    }));
+    drop(rig.post(Dest::Vcpu(0), |me| me.log.push("x")));
+    drop(rig.post(Dest::Vcpu(0), |me| me.log.push("y")));
+    hold.release();
+    let log = rig.call(0, None, |me| me.log.clone());
+    assert_eq!(log, Ok(vec!["outer begins", "x", "y", "outer ends"]));
+}
+
+#[test]
+fn t_q11_many_producers_lose_nothing_and_each_keeps_its_order() {
+    const EACH: u32 = 2000;
+    let rig = Rig::new(2);
+    let last: [AtomicU32; 8] = Default::default();
+    let last = Arc::new(last);
+    let done = Arc::new(AtomicU32::new(0));
+    thread::scope(|scope| {
+        for producer in 0..8_usize {
+            let (rig, last, done) = (&rig, &last, &done);
+            scope.spawn(move || {
+                for n in 1..=EACH {
+                    let (last, done) = (last.clone(), done.clone());
+                    drop(rig.post(Dest::Vcpu(u32::from(producer >= 4)), move |_| {
+                        assert_eq!(last[producer].swap(n, SeqCst), n - 1, "out of order");
+                        done.fetch_add(1, SeqCst);
+                    }));
+                }
+            });
+        }
+    });
+    assert!(
+        rig.each(EachOrder::Ascending, None, |_| ())
+            .iter()
+            .all(Result::is_ok)
+    );
+    assert_eq!(done.load(SeqCst), 8 * EACH);
+    assert_eq!(rig.stats().processed, u64::from(8 * EACH) + 2);
+}
+
+#[test]
+fn t_q12_q13_each_runs_on_every_emt_in_the_order_asked_for() {
+    let rig = Rig::new(3);
+    let order = Mutex::new(Vec::new());
+    let visit = |me: &mut rig::Ctx| {
+        order.lock().unwrap().push(me.bell().id());
+        me.bell().id()
+    };
+    assert_eq!(
+        rig.each(EachOrder::Ascending, None, visit),
+        [Ok(0), Ok(1), Ok(2)]
+    );
+    assert_eq!(
+        rig.each(EachOrder::Descending, None, visit),
+        [Ok(0), Ok(1), Ok(2)]
+    );
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 2, 1, 0]);
+}
+
+#[test]
+fn t_q14_one_vcpu_without_an_answer_does_not_stop_each() {
+    let rig = Rig::new(3);
+    rig.end(1);
+    let answers = rig.each(EachOrder::Ascending, None, |me| me.bell().id());
+    assert_eq!(answers, [Ok(0), Err(CallError::NotLive { vcpu: 1 }), Ok(2)]);
+}
+
+#[test]
+fn t_q15_a_ticket_that_timed_out_can_be_waited_for_again() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    let mut ticket = rig.post(Dest::Vcpu(0), |_| 7);
+    let early = ticket.wait(Some(Duration::from_millis(1)));
+    assert!(
+        matches!(early, Err(CallError::Timeout { vcpu: 0, .. })),
+        "{early:?}"
+    );
+    hold.release();
+    assert_eq!(ticket.wait(None), Ok(7));
+    assert_eq!(ticket.wait(None), Err(CallError::Taken));
+}
+
+#[test]
+fn t_q16_a_limit_of_zero_only_looks() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    let mut ticket = rig.post(Dest::Vcpu(0), |_| ());
+    for _ in 0..3 {
+        assert!(matches!(ticket.wait(NOW), Err(CallError::Timeout { .. })));
+    }
+    hold.release();
+    assert_eq!(ticket.wait(None), Ok(()));
+}
+
+#[test]
+fn t_q17_a_dropped_ticket_detaches_and_the_request_runs() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    let alive = Arc::new(());
+    let captured = alive.clone();
+    drop(rig.post(Dest::Vcpu(0), move |me| {
+        me.log.push("ran");
+        captured
+    }));
+    hold.release();
+    assert_eq!(rig.call(0, None, |me| me.log.clone()), Ok(vec!["ran"]));
+    assert_eq!(
+        Arc::strong_count(&alive),
+        1,
+        "a result nobody takes is dropped"
+    );
+}
+
+#[test]
+fn a_call_that_times_out_is_withdrawn_and_never_runs() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    let ran = AtomicU32::new(0);
+    for limit in [Duration::ZERO, Duration::from_millis(1)] {
+        let late = rig.call(0, Some(limit), |_| ran.fetch_add(1, SeqCst));
+        assert!(
+            matches!(late, Err(CallError::Timeout { vcpu: 0, .. })),
+            "{late:?}"
+        );
+    }
+    hold.release();
+    assert_eq!(rig.call(0, None, |_| ()), Ok(()));
+    assert_eq!(ran.load(SeqCst), 0);
+    assert_eq!(rig.stats().cancelled, 2);
+}
+
+#[test]
+fn withdrawing_from_the_middle_keeps_the_order_of_the_rest() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    drop(rig.post(Dest::Vcpu(0), |me| me.log.push("a")));
+    drop(rig.post(Dest::Vcpu(0), |me| me.log.push("b")));
+    assert!(rig.call(0, NOW, |me| me.log.push("withdrawn")).is_err());
+    drop(rig.post(Dest::Vcpu(0), |me| me.log.push("c")));
+    assert!(rig.call(0, NOW, |me| me.log.push("withdrawn too")).is_err());
+    drop(rig.post(Dest::Vcpu(0), |me| me.log.push("d")));
+    hold.release();
+    assert_eq!(
+        rig.call(0, None, |me| me.log.clone()),
+        Ok(vec!["a", "b", "c", "d"])
+    );
+}
+
+#[test]
+fn a_call_that_has_begun_is_waited_for_beyond_its_limit() {
+    let rig = Rig::new(1);
+    let begun = Barrier::new(2);
+    let limit = Some(Duration::from_millis(1));
+    thread::scope(|scope| {
+        let call = scope.spawn(|| {
+            rig.call(0, limit, |_| {
+                begun.wait(); // begun
+                begun.wait(); // released
+                "waited for"
+            })
+        });
+        begun.wait();
+        // The limit passes for certain before the request ends: a call of the same limit times out.
+        assert!(
+            rig.call_priority(0, Some(Duration::from_millis(20)), |_| ())
+                .is_err()
+        );
+        begun.wait();
+        assert_eq!(call.join().unwrap(), Ok("waited for"));
+    });
+}
+
+#[test]
+fn t_q19_requests_still_queued_at_the_end_are_killed_exactly_once() {
+    let rig = Rig::new(2);
+    let hold = rig.hold(0);
+    let mut own = rig.post(Dest::Vcpu(0), |_| ());
+    let rings = rig.bells.counts(0).rings;
+    thread::scope(|scope| {
+        let call = scope.spawn(|| rig.call(0, None, |_| ()));
+        rig.until_rung(0, rings);
+        rig.close();
+        assert_eq!(call.join().unwrap(), Err(CallError::Killed));
+    });
+    assert_eq!(own.wait(None), Err(CallError::Killed));
+    assert_eq!(own.wait(None), Err(CallError::Taken));
+    assert_eq!(rig.call(1, None, |_| ()), Err(CallError::Killed));
+    assert_eq!(
+        rig.post(Dest::Any, |_| ()).wait(None),
+        Err(CallError::Killed)
+    );
+    hold.release();
+    assert_eq!(rig.stats().refused, 2);
+}
+
+#[test]
+fn t_q19_an_emt_that_leaves_refuses_what_is_queued_for_it() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    drop(rig.post(Dest::Vcpu(0), |me| me.ask = Flow::Stop));
+    let mut own = rig.post(Dest::Vcpu(0), |_| ());
+    let mut any = rig.post(Dest::Any, |_| ());
+    hold.release();
+    assert_eq!(own.wait(None), Err(CallError::NotLive { vcpu: 0 }));
+    assert_eq!(any.wait(None), Err(CallError::NotLive { vcpu: 0 }));
+    assert!(rig.bells.wait_left(0, None));
+    assert_eq!(
+        rig.call(0, None, |_| ()),
+        Err(CallError::NotLive { vcpu: 0 })
+    );
+}
+
+#[test]
+fn a_vcpu_plugged_again_takes_requests_again() {
+    let mut rig = Rig::new(1);
+    rig.end(0);
+    assert!(rig.call(0, None, |_| ()).is_err());
+    rig.start(0);
+    assert_eq!(rig.call(0, None, |_| 3), Ok(3));
+}
+
+#[test]
+fn t_q23_emts_that_call_each_other_at_once_both_get_their_answer() {
+    let rig = Rig::new(2);
+    let together = Barrier::new(2);
+    let cross = |to: u32| {
+        let together = &together;
+        move |me: &mut rig::Ctx| {
+            together.wait();
+            let queues = me.queues.clone();
+            queues.call_from(me, to, None, |other| other.bell().id())
+        }
+    };
+    thread::scope(|scope| {
+        let first = scope.spawn(|| rig.call(0, None, cross(1)));
+        assert_eq!(rig.call(1, None, cross(0)), Ok(Ok(0)));
+        assert_eq!(first.join().unwrap(), Ok(Ok(1)));
+    });
+}
+
+#[test]
+fn an_emt_can_be_called_back_by_the_one_it_calls() {
+    let rig = Rig::new(2);
+    let answer = rig.call(0, None, |me| {
+        let queues = me.queues.clone();
+        queues.call_from(me, 1, None, |other| {
+            let queues = other.queues.clone();
+            queues.call_from(other, 0, None, |me| me.bell().id())
+        })
+    });
+    assert_eq!(answer, Ok(Ok(Ok(0))));
+}
+
+#[test]
+fn t_q24_an_emt_does_not_sleep_on_what_only_it_could_run() {
+    let rig = Rig::new(1);
+    let answers = rig.call(0, None, |me| {
+        let queues = me.queues.clone();
+        let mut ticket = queues.post(Dest::Any, |_| ());
+        (
+            queues.call(0, None, |_| ()),
+            ticket.wait(None),
+            ticket.wait(NOW).is_err(),
+        )
+    });
+    assert_eq!(
+        answers,
+        Ok((Err(CallError::OnEmt), Err(CallError::OnEmt), true))
+    );
+}
+
+#[test]
+fn t_q25_an_ordinary_request_left_by_a_priority_wait_runs_afterwards() {
+    let rig = Rig::new(2);
+    let hold = rig.hold(1);
+    let waiting = Barrier::new(2);
+    thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            rig.call(0, None, |me| {
+                let queues = me.queues.clone();
+                waiting.wait();
+                let answer = queues.call_from(me, 1, None, |_| ());
+                me.log.push("waited");
+                answer
+            })
+        });
+        waiting.wait();
+        let mut ordinary = rig.post(Dest::Vcpu(0), |me| me.log.push("ordinary"));
+        assert_eq!(
+            rig.call_priority(0, None, |me| me.log.push("priority")),
+            Ok(())
+        );
+        assert!(!ordinary.is_done());
+        hold.release();
+        assert_eq!(caller.join().unwrap(), Ok(Ok(())));
+        assert_eq!(ordinary.wait(None), Ok(()));
+    });
+    let log = rig.call(0, None, |me| me.log.clone());
+    assert_eq!(log, Ok(vec!["priority", "waited", "ordinary"]));
+}
+
+#[test]
+fn what_a_request_served_during_a_wait_asked_for_reaches_the_loop() {
+    let rig = Rig::new(2);
+    let hold = rig.hold(1);
+    let waiting = Barrier::new(2);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            rig.call(0, None, |me| {
+                let queues = me.queues.clone();
+                waiting.wait();
+                queues.call_from(me, 1, None, |_| ())
+            })
+        });
+        waiting.wait();
+        assert_eq!(rig.call_priority(0, None, |me| me.ask = Flow::Look), Ok(()));
+        hold.release();
+    });
+    assert_eq!(
+        rig.call(0, None, |me| me.asked.clone()),
+        Ok(vec![Flow::Look])
+    );
+}
+
+#[test]
+fn an_emt_inside_a_rendezvous_does_not_call_another() {
+    let rig = Rig::new(2);
+    let answer = rig.call(0, None, |me| {
+        let queues = me.queues.clone();
+        me.bell.begin_meeting();
+        let (other, own) = (
+            queues.call_from(me, 1, None, |_| ()),
+            queues.call_from(me, 0, None, |_| ()),
+        );
+        me.bell.end_meeting();
+        (other, own)
+    });
+    assert_eq!(answer, Ok((Err(CallError::Deadlock), Ok(()))));
+}
+
+#[test]
+fn t_q26_a_vcpu_that_does_not_exist_is_refused() {
+    let rig = Rig::new(2);
+    let refused = CallError::NoSuchVcpu { vcpu: 2, count: 2 };
+    assert_eq!(rig.call(2, None, |_| ()), Err(refused));
+    assert_eq!(
+        rig.post(Dest::Vcpu(u32::MAX), |_| ())
+            .wait(None)
+            .map_err(|error| error.to_string()),
+        Err("there is no vCPU 4294967295; this VM has 2, numbered from 0".to_owned())
+    );
+}
+
+#[test]
+fn t_q27_an_emt_of_one_vm_calls_another_vm_like_any_thread() {
+    let (a, b) = (Rig::new(1), Rig::new(1));
+    let queues = b.queues.clone();
+    let answer = a.call(0, None, move |_| {
+        queues.call(0, None, |other| {
+            (other.queues.post(Dest::Any, |_| ()).is_done(), 5)
+        })
+    });
+    assert_eq!(answer, Ok(Ok((false, 5))));
+}
+
+#[test]
+#[should_panic(expected = "belongs to another VM")]
+fn an_emt_context_of_another_vm_is_not_served() {
+    let (bells, other) = (vm_emt::Bells::new(1), vm_emt::Bells::new(1));
+    let queues = Queues::<Bare>::new(other);
+    let mut me = Bare(bells.enroll(0).unwrap());
+    queues.process(&mut me, vm_req::Which::All);
+}
+
+struct Bare(vm_emt::Bell);
+
+impl Emt for Bare {
+    fn bell(&self) -> &vm_emt::Bell {
+        &self.0
+    }
+
+    fn serve(&mut self) -> Flow {
+        Flow::Continue
+    }
+}
+
+#[test]
+fn a_request_that_panics_is_reported_and_its_emt_lives_on() {
+    let rig = Rig::new(1);
+    assert_eq!(
+        rig.call(0, None, |_| panic!("on purpose")),
+        Err::<(), _>(CallError::Panicked)
+    );
+    let mut ticket = rig.post(Dest::Vcpu(0), |_| panic!("on purpose"));
+    assert_eq!(ticket.wait(None), Err::<(), _>(CallError::Panicked));
+    assert_eq!(rig.call(0, None, |_| 1), Ok(1));
+}
+
+#[test]
+fn a_result_that_panics_when_dropped_unseen_does_not_end_its_emt() {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            assert!(thread::panicking(), "on purpose");
+        }
+    }
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    drop(rig.post(Dest::Vcpu(0), |_| Bomb));
+    hold.release();
+    assert_eq!(rig.call(0, None, |_| 1), Ok(1));
+}
+
+#[test]
+fn a_post_to_any_takes_the_lowest_emt_that_has_time() {
+    let rig = Rig::new(3);
+    let hold = rig.hold(0);
+    for v in [1, 2] {
+        while rig.bells.word(v).phase() != vm_emt::Phase::Parked {
+            thread::yield_now();
+        }
+    }
+    let mut first = rig.post(Dest::Any, |me| me.bell().id());
+    assert_eq!(first.wait(None), Ok(1));
+    assert_eq!(
+        rig.bells.counts(2).rings,
+        0,
+        "one idle EMT is woken, not all"
+    );
+    hold.release();
+}
+
+#[test]
+fn a_post_to_any_of_a_vm_without_emts_is_refused() {
+    let rig = Rig::empty(2);
+    assert_eq!(
+        rig.post(Dest::Any, |_| ()).wait(None),
+        Err(CallError::NotLive { vcpu: 0 })
+    );
+}
+
+#[test]
+fn calls_that_time_out_race_the_emt_and_each_runs_once_or_never() {
+    const CALLS: u32 = 3000;
+    let rig = Rig::new(1);
+    let ran = AtomicU32::new(0);
+    let answered: u32 = thread::scope(|scope| {
+        let callers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    (0..CALLS)
+                        .filter(|n| {
+                            let limit = Duration::from_nanos(u64::from(n % 64) * 200);
+                            rig.call(0, Some(limit), |_| ran.fetch_add(1, SeqCst))
+                                .is_ok()
+                        })
+                        .fold(0, |sum, _| sum + 1)
+                })
+            })
+            .collect();
+        callers
+            .into_iter()
+            .map(|caller| caller.join().unwrap())
+            .sum()
+    });
+    assert_eq!(rig.call(0, None, |_| ()), Ok(()));
+    assert_eq!(ran.load(SeqCst), answered);
+    assert_eq!(rig.stats().cancelled, u64::from(3 * CALLS - answered));
+}
