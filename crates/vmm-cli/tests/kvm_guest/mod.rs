@@ -1,0 +1,95 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Guests of a few bytes on KVM, for the tests of the whole composition.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at what it did not expect, and says what it skipped"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use vm_core::{BoxError, Built, Parts, Vm, VmSpec};
+use vm_cpu::IrqMode;
+use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs};
+use vm_cpu_kvm::KvmEngine;
+use vm_devices::{DebugExit, PostPort};
+use vm_memory::{Bytes, GuestAddress};
+use vm_pdm::{BusBuilder, Devices};
+
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+const CODE: u64 = 0x1000;
+/// `cli; 1: jmp 1b`: never leaves on its own.
+pub(crate) const SPIN: &[u8] = &[0xfa, 0xeb, 0xfe];
+
+pub(crate) fn engine() -> Option<Arc<KvmEngine>> {
+    match KvmEngine::open() {
+        Ok(engine) => Some(Arc::new(engine)),
+        Err(e) => {
+            println!("skipped: {e}");
+            None
+        }
+    }
+}
+
+/// Real mode, flat, at the code.
+fn start() -> Start {
+    let segment = |attributes| Segment {
+        selector: 0,
+        base: 0,
+        limit: 0xffff,
+        attributes,
+    };
+    let (code, data) = (segment(0x9b), segment(0x93));
+    Start {
+        gprs: Gprs {
+            rip: CODE,
+            rflags: 2,
+            rsp: 0x8000,
+            ..Gprs::default()
+        },
+        system: SystemRegs {
+            cs: code,
+            ds: data,
+            es: data,
+            fs: data,
+            gs: data,
+            ss: data,
+            tr: segment(0x8b),
+            ldt: segment(0x82),
+            cr0: 0x6000_0010,
+            ..SystemRegs::default()
+        },
+    }
+}
+
+pub(crate) fn create(engine: &Arc<KvmEngine>, code: &'static [u8], irq: IrqMode, vcpus: u32) -> Vm {
+    let mut parts = Parts::bare(engine.clone());
+    parts.board = Box::new(|_| {
+        let (mut bus, mut devices) = (BusBuilder::new(), Devices::new());
+        let (exit, post) = (DebugExit::new(0xf4), PostPort::new());
+        exit.attach(&mut bus)?;
+        post.attach(&mut bus)?;
+        devices.add(exit)?;
+        devices.add(post)?;
+        Ok(Built {
+            devices,
+            buses: bus.build(),
+            eoi: None,
+        })
+    });
+    parts.firmware = Box::new(move |ram| {
+        ram.write_slice(code, GuestAddress(CODE))
+            .map_err(|e| Box::new(e) as BoxError)?;
+        Ok(Some(start()))
+    });
+    let spec = VmSpec {
+        vcpus,
+        memory_bytes: 1 << 20,
+        irq,
+        ..VmSpec::default()
+    };
+    Vm::create(spec, parts).unwrap()
+}
