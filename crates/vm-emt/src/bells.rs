@@ -200,6 +200,14 @@ impl Bells {
             .map_or_else(Word::default, |slot| Word(slot.word.load()))
     }
 
+    /// [`word`](Self::word), ordered like a ring but without its effect: if the answer is not live,
+    /// then an EMT that enrolls later sees what was published before this.
+    #[must_use]
+    pub fn word_for_certain(&self, v: u32) -> Word {
+        self.slot(v)
+            .map_or_else(Word::default, |slot| Word(slot.word.fetch_or(0)))
+    }
+
     /// Whether a thread is enrolled as EMT `v`.
     #[must_use]
     pub fn live(&self, v: u32) -> bool {

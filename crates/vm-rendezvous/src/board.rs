@@ -264,7 +264,7 @@ impl Shared {
         let round = &mut board.rounds[0];
         round.open(how, op);
         for v in 0..self.bells.count() {
-            if self.bells.live(v) {
+            if self.bells.word_for_certain(v).live() {
                 round.add_member(v);
             }
         }

@@ -82,10 +82,19 @@ impl List {
     }
 
     /// Takes the oldest request that was not cancelled, for [`finish`](crate::node::finish).
+    ///
+    /// The cheap look before is for consumers whom the bell ordered after the push.
     pub(crate) fn take(&self) -> Option<NonNull<Node>> {
         if self.is_empty() {
-            return None;
+            None
+        } else {
+            self.take_for_certain()
         }
+    }
+
+    /// [`take`](Self::take) for those whom no bell orders: the swap of the stack does. A push before
+    /// it is found here; a push after it sees what the caller wrote before (that the queues closed).
+    pub(crate) fn take_for_certain(&self) -> Option<NonNull<Node>> {
         loop {
             let node = {
                 let mut sorted = self.lock();

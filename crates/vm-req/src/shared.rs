@@ -25,7 +25,17 @@ use crate::sync::AtomicBool;
 
 /// How long a caller spins for an EMT that is awake before it sleeps, in PAUSE instructions: a few
 /// microseconds, which is more than an awake EMT needs and less than a sleep costs.
-const SPINS: u32 = if cfg!(loom) { 0 } else { 256 };
+const SPINS: u32 = 256;
+
+/// How long to spin on this machine: with one CPU the EMT cannot be running while we are. Models do
+/// not spin.
+fn spins() -> u32 {
+    if cfg!(loom) || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
+        0
+    } else {
+        SPINS
+    }
+}
 
 /// How often the spinner looks whether the EMT is still awake: each look costs the EMT a cache miss.
 const LOOK_EVERY: u32 = 32;
@@ -76,14 +86,13 @@ impl Shared {
             ordinary: List::new(),
             processed: AtomicU64::new(0),
         };
-        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let shared = Arc::new(Self {
             lanes: (0..bells.count()).map(lane).collect(),
             any: List::new(),
             closed: AtomicBool::new(false),
             cancelled: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            spins: if cpus > 1 { SPINS } else { 0 },
+            spins: spins(),
             bells,
         });
         let watcher = Arc::downgrade(&shared);
@@ -285,7 +294,7 @@ impl Shared {
     }
 
     fn refuse(&self, list: &List, vcpu: u32) {
-        while let Some(node) = list.take() {
+        while let Some(node) = list.take_for_certain() {
             let why = if self.closed() {
                 CallError::Killed
             } else {
