@@ -26,6 +26,10 @@ pub(crate) enum Verb {
 }
 
 /// `vmm run`.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a flag without a value is a bool"
+)]
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
     /// Kernel image: ELF vmlinux, PVH ELF, or bzImage

@@ -31,7 +31,7 @@ impl Status {
             Self::GuestDied => 4,
             Self::Host => 6,
             Self::Control => 8,
-            Self::DebugExit(value) => ((value & 0x7f) << 1 | 1) as u8,
+            Self::DebugExit(value) => value.to_le_bytes()[0] << 1 | 1,
         }
     }
 }

@@ -181,7 +181,15 @@ fn blame(error: VmError) -> Failure {
                 || e.source.is::<vm_pdm::BusError>()
                 || matches!(e.source.downcast_ref(), Some(CpuError::Invalid { .. }))
         }
-        _ => false,
+        VmError::Refused { .. }
+        | VmError::WouldBlock { .. }
+        | VmError::Late { .. }
+        | VmError::Device(_)
+        | VmError::Cpu { .. }
+        | VmError::Thread { .. }
+        | VmError::Gone { .. }
+        | VmError::Panicked { .. }
+        | VmError::Fatal { .. } => false,
     };
     if users {
         Failure::usage(error)

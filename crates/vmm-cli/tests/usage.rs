@@ -3,6 +3,7 @@
 
 //! What the user gets wrong is said in one line that names it, with exit status 2, and nothing
 //! is started.
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -80,17 +81,9 @@ fn pvh_elf(at: u32, code: &[u8]) -> Vec<u8> {
     for v in [52, 32, 2, 0, 0, 0] {
         half(&mut elf, v);
     }
+    let len = u32::try_from(code.len()).unwrap();
     let (load, note) = (0x100_u32, 0xc0_u32);
-    for v in [
-        1,
-        load,
-        at,
-        at,
-        code.len() as u32,
-        code.len() as u32,
-        5,
-        0x1000,
-    ] {
+    for v in [1, load, at, at, len, len, 5, 0x1000] {
         word(&mut elf, v); // PT_LOAD
     }
     for v in [4, note, 0, 0, 20, 20, 4, 4] {
