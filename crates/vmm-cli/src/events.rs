@@ -24,7 +24,7 @@ struct EndEvent {
     event: &'static str,
     state: String,
     ending: Option<&'static str>,
-    status: Option<u8>,
+    status: u8,
     hard_resets: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     died: Option<String>,
@@ -42,7 +42,7 @@ pub(crate) fn change(change: &Change) {
 }
 
 /// The run is over.
-pub(crate) fn end(vm: &Vm, status: Option<Status>) {
+pub(crate) fn end(vm: &Vm, status: Status) {
     let now = vm.status();
     emit(&EndEvent {
         event: "end",
@@ -54,7 +54,7 @@ pub(crate) fn end(vm: &Vm, status: Option<Status>) {
             Ending::DebugExit(_) => "debug-exit",
             Ending::TripleFault => "triple-fault",
         }),
-        status: status.map(Status::code),
+        status: status.code(),
         hard_resets: now.hard_resets,
         died: vm.guru().map(|report| report.why),
     });

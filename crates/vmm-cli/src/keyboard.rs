@@ -1,82 +1,141 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Standard input as the guest's keyboard, with Ctrl-A taken out.
+//! A terminal as the guest's keyboard, with Ctrl-A taken out on the way.
+//!
+//! The serial port reads its input only as fast as the guest takes it, and a guest that hangs takes
+//! nothing; but Ctrl-A x must work then above all. So at a terminal a thread of its own,
+//! `vmm-input`, always reads, and hands on through a pipe. What the guest is slow to take waits
+//! here, up to a limit far beyond what anybody types; past it, the terminal itself waits.
 
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, RawFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::escape::{Escape, Typed};
 use crate::run::Event;
+use crate::say;
 
 /// What Ctrl-A h answers.
 const HELP: &str = "\r\nvmm: Ctrl-A x ends the VM, Ctrl-A Ctrl-A sends Ctrl-A\r\n";
 
-/// Whether Ctrl-A is the user's: at a terminal it is, in a pipe every byte is the guest's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Escapes {
-    /// Ctrl-A is taken out.
-    Taken,
-    /// Every byte goes to the guest.
-    Passed,
-}
+/// Bytes that wait here for the guest.
+const HELD: usize = 1 << 20;
 
-/// Bytes for the guest, from standard input.
+/// The thread that reads the terminal; dropping it ends and joins it.
 #[derive(Debug)]
 pub(crate) struct Keyboard {
-    stdin: io::Stdin,
-    escape: Option<Escape>,
-    events: Sender<Event>,
+    /// Closed to end the thread.
+    stop: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Keyboard {
-    /// Tells `events` when the user ends the program.
-    pub(crate) fn new(events: Sender<Event>, escapes: Escapes) -> Self {
-        let escape = (escapes == Escapes::Taken).then(Escape::default);
-        Self {
-            stdin: io::stdin(),
-            escape,
+    /// Starts reading standard input; what is for the guest comes out of the returned end of a
+    /// pipe, and `events` is told when the user ends the program.
+    ///
+    /// # Errors
+    /// The host has no descriptor or thread left.
+    pub(crate) fn start(events: Sender<Event>) -> io::Result<(Self, std::fs::File)> {
+        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+        let (out, into) = pipe_with(flags)?;
+        let (stopped, stop) = pipe_with(flags)?;
+        let reader = Reader {
             events,
-        }
-    }
-}
-
-impl AsRawFd for Keyboard {
-    fn as_raw_fd(&self) -> RawFd {
-        self.stdin.as_raw_fd()
-    }
-}
-
-impl Read for Keyboard {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        // Past std's buffer: what it holds would not make the descriptor readable again.
-        let got = rustix::io::read(&self.stdin, &mut *out)?;
-        let Some(escape) = &mut self.escape else {
-            return Ok(got);
+            escape: Escape::default(),
+            held: Vec::new(),
+            into,
+            stopped,
         };
-        if got == 0 {
-            return Ok(0);
+        let thread = std::thread::Builder::new()
+            .name("vmm-input".into())
+            .spawn(move || reader.run())?;
+        Ok((
+            Self {
+                stop: Some(stop),
+                thread: Some(thread),
+            },
+            out.into(),
+        ))
+    }
+}
+
+impl Drop for Keyboard {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!(target: "vmm", "vmm-input ended by a panic");
         }
-        let mut kept = 0;
-        for at in 0..got {
-            match escape.take(out[at]) {
+    }
+}
+
+struct Reader {
+    events: Sender<Event>,
+    escape: Escape,
+    held: Vec<u8>,
+    into: OwnedFd,
+    stopped: OwnedFd,
+}
+
+impl Reader {
+    fn run(mut self) {
+        // Input that ends or fails is the end of input for the guest, not of the VM.
+        if let Err(e) = self.pass_on() {
+            log::warn!(target: "vmm", "no input from here on: {e}");
+        }
+    }
+
+    fn pass_on(&mut self) -> io::Result<()> {
+        let stdin = io::stdin();
+        loop {
+            let wanted = |yes, flags| if yes { flags } else { PollFlags::empty() };
+            let mut fds = [
+                PollFd::new(&self.stopped, PollFlags::IN),
+                PollFd::new(&stdin, wanted(self.held.len() < HELD, PollFlags::IN)),
+                PollFd::new(&self.into, wanted(!self.held.is_empty(), PollFlags::OUT)),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(e) => return Err(e.into()),
+            }
+            let [stop, input, output] = fds.map(|fd| fd.revents());
+            if !stop.is_empty() || output.contains(PollFlags::ERR) {
+                return Ok(());
+            }
+            if output.contains(PollFlags::OUT) {
+                let written = rustix::io::write(&self.into, &self.held)?;
+                self.held.drain(..written);
+            }
+            if !input.is_empty() && !self.take(&stdin)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads once; `false` at the end of input.
+    fn take(&mut self, stdin: &io::Stdin) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        // Past std's buffer: what it holds would not make the descriptor readable again.
+        let got = rustix::io::read(stdin, &mut buffer)?;
+        for &byte in &buffer[..got] {
+            match self.escape.take(byte) {
                 Typed::Held => {}
-                Typed::Byte(byte) => {
-                    out[kept] = byte;
-                    kept += 1;
-                }
+                Typed::Byte(byte) => self.held.push(byte),
                 // The receiver is gone only when the run is over.
                 Typed::Quit => {
                     let _ = self.events.send(Event::Quit("Ctrl-A x"));
                 }
-                Typed::Help => crate::say::terminal(HELP),
+                Typed::Help => say::terminal(HELP),
             }
         }
-        if kept == 0 {
-            Err(io::ErrorKind::WouldBlock.into())
-        } else {
-            Ok(kept)
-        }
+        Ok(got > 0)
     }
 }

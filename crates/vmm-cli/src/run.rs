@@ -3,7 +3,9 @@
 
 //! `vmm run`: from a command line to an exit status.
 
+use std::fs::File;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
@@ -12,13 +14,14 @@ use anyhow::{Context, anyhow};
 use vm_boot::{Boot, Image, Initrd, Platform};
 use vm_core::{BoxError, Ending, Parts, Vm, VmError};
 use vm_cpu::{CpuError, Engine, RamLayout};
+use vm_devices::SerialInput;
 use vm_state::State;
 
 use crate::args::RunArgs;
 use crate::board::{Console, board};
 use crate::config::{self, RunSpec};
 use crate::exit::{Failure, Status};
-use crate::keyboard::{Escapes, Keyboard};
+use crate::keyboard::Keyboard;
 use crate::{events, host, logger, say, signals, terminal};
 
 /// How long the end of the program waits for the VM's threads.
@@ -45,7 +48,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let _signals = signals::Watch::start(events.clone())
         .context("cannot watch for signals")
         .map_err(Failure::host)?;
-    let vm = create(&spec, boot, engine, &events)?;
+    let (console, keyboard) = console(&events)
+        .context("cannot read the terminal")
+        .map_err(Failure::host)?;
+    let vm = create(&spec, boot, engine, console)?;
     let raw = terminal::Raw::enter()
         .context("cannot make the terminal raw")
         .map_err(Failure::host)?;
@@ -61,10 +67,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
         }
     });
     let status = supervise(&vm, &ended);
+    drop(keyboard);
     drop(raw);
-    if json {
-        events::end(&vm, status.as_ref().ok().copied());
-    }
     let status = status?;
     if let Some(report) = vm.guru()
         && status == Status::GuestDied
@@ -74,6 +78,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
         power_off(&vm)?;
     }
     vm.destroy(END_LIMIT).map_err(unfinished)?;
+    if json {
+        events::end(&vm, status);
+    }
     Ok(status)
 }
 
@@ -136,22 +143,32 @@ fn boot(spec: &RunSpec) -> anyhow::Result<Boot> {
     Ok(Boot::new(image, initrd, &spec.append, spec.vm.vcpus)?.with_platform(platform))
 }
 
+/// At a terminal, Ctrl-A is the user's; from a pipe or a file, every byte is the guest's.
+fn console(events: &Sender<Event>) -> std::io::Result<(Console, Option<Keyboard>)> {
+    let (input, keyboard): (Box<dyn SerialInput>, _) = if std::io::stdin().is_terminal() {
+        let (keyboard, out) = Keyboard::start(events.clone())?;
+        (Box::new(out), Some(keyboard))
+    } else {
+        (
+            Box::new(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
+            None,
+        )
+    };
+    Ok((
+        Console {
+            input: Some(input),
+            output: Box::new(std::io::stdout()),
+        },
+        keyboard,
+    ))
+}
+
 fn create(
     spec: &RunSpec,
     boot: Boot,
     engine: Arc<dyn Engine>,
-    events: &Sender<Event>,
+    console: Console,
 ) -> Result<Vm, Failure> {
-    let stdin = std::io::stdin();
-    let escapes = if stdin.is_terminal() {
-        Escapes::Taken
-    } else {
-        Escapes::Passed
-    };
-    let console = Console {
-        input: Some(Box::new(Keyboard::new(events.clone(), escapes))),
-        output: Box::new(std::io::stdout()),
-    };
     let platform = Platform {
         debug_exit_port: spec.debug_exit,
         ..Platform::default()
