@@ -16,6 +16,9 @@
 //!    mode;
 //! 9. events, because earlier steps may drop them; 10. debug registers; 11. what the vCPU waits for.
 //!
+//! What can be told to be wrong is refused before anything is set. If KVM itself refuses a value later,
+//! the steps before it are done: set a good state, or reset.
+//!
 //! Reading goes the other way where it matters: KVM acts on waiting INITs when asked for the MP
 //! state, so that comes first.
 

@@ -13,6 +13,24 @@
 //! | [`GuestRam`] | guest memory |
 //! | [`CpuError`] | what can go wrong, each with what to do about it |
 //!
+//! [`script`] is an engine without hardware, for tests; [`contract`] is the suite that every engine's
+//! tests run; [`x86`] holds the state of a vCPU as plain data.
+//!
+//! ```
+//! use vm_cpu::script::{Script, ScriptEngine};
+//! use vm_cpu::{Engine, Entry, Exit, MachineSpec, RamLayout};
+//!
+//! let engine = ScriptEngine::new(Script::new().work(100).pio_read(0x60, 1));
+//! let ram = RamLayout { bytes: 1 << 20 }.allocate()?;
+//! let machine = engine.create(&MachineSpec { vcpus: 1, ..MachineSpec::default() }, &ram)?;
+//! let mut vcpu = machine.create_vcpu(0)?;
+//! assert_eq!(vcpu.run(Entry::Go)?, Exit::PioRead { port: 0x60, size: 1 });
+//! assert!(vcpu.settled().is_err(), "the read waits for its answer");
+//! assert_eq!(vcpu.settle(Entry::Data(0x1c))?, None);
+//! assert_eq!(vcpu.settled()?.state()?.gprs.rdx, 0x1c);
+//! # Ok::<(), vm_cpu::CpuError>(())
+//! ```
+//!
 //! No borrow of an engine's internals crosses a device call: entries and exits are owned scalars.
 
 pub mod contract;

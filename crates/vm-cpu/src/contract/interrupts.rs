@@ -91,7 +91,7 @@ pub(super) fn msi(fixture: &dyn Fixture) {
     let exit = std::thread::scope(|scope| {
         scope.spawn(|| {
             start.wait();
-            for _ in 0..100 {
+            for _ in 0..10 {
                 std::thread::yield_now();
             }
             machine

@@ -45,7 +45,7 @@ fn kick_while_entering(guest: &mut Guest) {
     let exit = std::thread::scope(|scope| {
         scope.spawn(|| {
             start.wait();
-            for _ in 0..100 {
+            for _ in 0..10 {
                 std::thread::yield_now();
             }
             kick.kick();

@@ -20,6 +20,7 @@
 //! [`Progress`] counts from outside what the vCPU did, so that a test can show that no guest code ran
 //! in some stretch.
 
+mod execute;
 mod line;
 mod machine;
 mod progress;

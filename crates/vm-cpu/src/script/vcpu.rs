@@ -6,21 +6,19 @@
 use std::sync::Arc;
 
 use vm_emt::Kick;
-use vm_memory::{Bytes, GuestAddress};
 
+use super::execute::item;
 use super::line::{Line, Waiting};
 use super::machine::Shared;
-use super::{ApStart, Fault, MISMATCH, Progress, Script, Step};
+use super::{ApStart, MISMATCH, Progress, Script, Step};
 use crate::x86::{Activity, Bit, Interrupt, Start, Tsc, VcpuState};
 use crate::{CpuError, Entry, Exit, IrqMode, Registers, Settled, Vcpu, Window};
 
-const IF: u64 = 1 << 9;
-/// Interrupt shadow after STI, in `Events::shadow`.
-const STI: u8 = 2;
+pub(super) const IF: u64 = 1 << 9;
 
 /// An exit that is handed out and not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pending {
+pub(super) enum Pending {
     /// The item RCX of step RIP.
     Step,
     /// An interrupt handler's write of this vector.
@@ -29,15 +27,15 @@ enum Pending {
 
 #[derive(Debug)]
 pub(super) struct ScriptVcpu {
-    id: u32,
-    script: Arc<Script>,
-    shared: Arc<Shared>,
+    pub(super) id: u32,
+    pub(super) script: Arc<Script>,
+    pub(super) shared: Arc<Shared>,
     line: Arc<Line>,
     progress: Arc<Progress>,
     power_on: VcpuState,
     /// Registers; the LAPIC page in it is only filled in by `state`.
-    state: VcpuState,
-    pending: Option<Pending>,
+    pub(super) state: VcpuState,
+    pub(super) pending: Option<Pending>,
     want: Window,
 }
 
@@ -78,25 +76,25 @@ impl ScriptVcpu {
         }
     }
 
-    fn step(&self) -> Option<&Step> {
+    pub(super) fn step(&self) -> Option<&Step> {
         usize::try_from(self.state.gprs.rip)
             .ok()
             .and_then(|at| self.script.steps.get(at))
     }
 
     /// Accounts for something executed.
-    fn mix(&mut self, what: u64) {
+    pub(super) fn mix(&mut self, what: u64) {
         let gprs = &mut self.state.gprs;
         let salted = gprs.rax ^ what ^ gprs.rip.rotate_left(32);
         gprs.rax = salted.wrapping_mul(0x0000_0100_0000_01b3).rotate_left(5);
     }
 
-    fn account(&mut self, units: u64) {
+    pub(super) fn account(&mut self, units: u64) {
         self.state.tsc.value = self.state.tsc.value.wrapping_add(units);
         self.progress.note_work(units);
     }
 
-    fn next_step(&mut self) {
+    pub(super) fn next_step(&mut self) {
         self.state.gprs.rip += 1;
         self.state.gprs.rcx = 0;
     }
@@ -265,109 +263,6 @@ impl ScriptVcpu {
         }
     }
 
-    fn execute_one(&mut self) -> Result<Option<Exit>, CpuError> {
-        self.state.activity = Activity::Running;
-        self.state.events.shadow = 0;
-        let done = self.state.gprs.rcx;
-        let Some(step) = self.step() else {
-            self.state.gprs.rflags &= !IF;
-            self.state.activity = Activity::Halted;
-            return Ok(None);
-        };
-        if let Some(exit) = item(step, done, self.state.gprs.rdx) {
-            self.pending = Some(Pending::Step);
-            return Ok(Some(exit));
-        }
-        match step.clone() {
-            Step::Work(units) => {
-                if done < units {
-                    self.mix(done);
-                    self.account(1);
-                    self.state.gprs.rcx += 1;
-                }
-                if self.state.gprs.rcx >= units {
-                    self.next_step();
-                }
-                return Ok(None);
-            }
-            Step::Deaf(units) => {
-                for unit in 0..units {
-                    self.mix(unit);
-                    self.account(1);
-                }
-            }
-            Step::NeverLeave(gate) => gate.pass(),
-            Step::Halt => self.state.activity = Activity::Halted,
-            Step::Interrupts(Bit::Set) => {
-                // As after STI: the next step still runs undisturbed.
-                if self.state.gprs.rflags & IF == 0 {
-                    self.state.events.shadow = STI;
-                }
-                self.state.gprs.rflags |= IF;
-                self.mix(0);
-                self.account(1);
-                self.next_step();
-                return Ok(None);
-            }
-            Step::Interrupts(Bit::Clear) => self.state.gprs.rflags &= !IF,
-            Step::Store { addr, value } => {
-                if self
-                    .shared
-                    .ram
-                    .write_obj(value.to_le(), GuestAddress(addr))
-                    .is_err()
-                {
-                    return Ok(Some(Exit::MemoryFault { addr: Some(addr) }));
-                }
-            }
-            Step::Fault(fault) => return self.fail(fault).map(Some),
-            Step::Repeat { to, times } => {
-                if self.state.gprs.rbx < times {
-                    self.state.gprs.rbx += 1;
-                    return Ok(self.jump(to));
-                }
-                self.state.gprs.rbx = 0;
-            }
-            Step::Forever { to } => return Ok(self.jump(to)),
-            // Accesses: `item` has handed them out. An empty string does nothing.
-            Step::PioWrite { .. }
-            | Step::PioRead { .. }
-            | Step::PioWriteEach { .. }
-            | Step::PioReadEach { .. }
-            | Step::Echo { .. }
-            | Step::MmioWrite { .. }
-            | Step::MmioRead { .. } => {}
-        }
-        self.mix(0);
-        self.account(1);
-        self.next_step();
-        Ok(None)
-    }
-
-    fn jump(&mut self, to: usize) -> Option<Exit> {
-        self.account(1);
-        self.state.gprs.rcx = 0;
-        self.state.gprs.rip = u64::try_from(to).unwrap_or(u64::MAX);
-        None
-    }
-
-    fn fail(&mut self, fault: Fault) -> Result<Exit, CpuError> {
-        Ok(match fault {
-            Fault::Shutdown => Exit::Shutdown,
-            Fault::InternalError(suberror) => Exit::InternalError { suberror, data: 0 },
-            Fault::FailEntry(reason) => Exit::FailEntry { reason },
-            Fault::MemoryFault(addr) => Exit::MemoryFault { addr: Some(addr) },
-            Fault::Host => {
-                self.next_step();
-                return Err(CpuError::Host {
-                    op: "scripted entry",
-                    vcpu: Some(self.id),
-                    source: std::io::Error::other("the script says so"),
-                });
-            }
-        })
-    }
-
     /// What other engines save and this one has not.
     fn check_absent(state: &VcpuState) -> Result<(), CpuError> {
         let invalid = |what: String| {
@@ -394,47 +289,6 @@ impl ScriptVcpu {
             what: "gprs.rip".into(),
             why: format!("{rip:#x} is beyond the script's {steps} steps"),
         })
-    }
-}
-
-/// Item `at` of an access, or `None` if it has no such item or is no access.
-fn item(step: &Step, at: u64, last_read: u64) -> Option<Exit> {
-    let index = usize::try_from(at).ok()?;
-    let only = |exit| (at == 0).then_some(exit);
-    match *step {
-        Step::PioWrite { port, size, value } => only(Exit::PioWrite { port, size, value }),
-        Step::PioRead { port, size, .. } => only(Exit::PioRead { port, size }),
-        Step::PioWriteEach {
-            port,
-            size,
-            ref values,
-        } => values.get(index).map(|value| Exit::PioWrite {
-            port,
-            size,
-            value: *value,
-        }),
-        Step::PioReadEach { port, size, count } => {
-            (at < count).then_some(Exit::PioRead { port, size })
-        }
-        Step::Echo { port, size } => {
-            let kept = last_read & (u64::MAX >> (64 - 8 * u32::from(size.clamp(1, 4))));
-            only(Exit::PioWrite {
-                port,
-                size,
-                value: u32::try_from(kept).unwrap_or(u32::MAX),
-            })
-        }
-        Step::MmioWrite { addr, size, value } => only(Exit::MmioWrite { addr, size, value }),
-        Step::MmioRead { addr, size, .. } => only(Exit::MmioRead { addr, size }),
-        Step::Work(_)
-        | Step::Deaf(_)
-        | Step::NeverLeave(_)
-        | Step::Store { .. }
-        | Step::Halt
-        | Step::Interrupts(_)
-        | Step::Fault(_)
-        | Step::Repeat { .. }
-        | Step::Forever { .. } => None,
     }
 }
 
