@@ -16,7 +16,7 @@ use vm_emt::{ANYONE, Bell, Bells, Departure, Fault, Futex, Kick};
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
+    builder.preemption_bound = builder.preemption_bound.or(Some(3)); // LOOM_MAX_PREEMPTIONS overrides
     builder.check(model);
 }
 

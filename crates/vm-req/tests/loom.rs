@@ -36,7 +36,7 @@ impl Emt for Ctx {
 
 fn check(bound: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(bound);
+    builder.preemption_bound = builder.preemption_bound.or(Some(bound)); // LOOM_MAX_PREEMPTIONS overrides
     builder.check(model);
 }
 
