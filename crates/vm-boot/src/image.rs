@@ -21,7 +21,9 @@ const INITRD_LIMIT: u32 = 0x7fff_ffff;
 ///
 /// Headers are read and checked when it is opened. Its bytes are read at every
 /// [`Boot::load`](crate::Boot::load), so that none stay in this process; an opened file cannot
-/// vanish, and if it changes, loading fails.
+/// vanish, and if it changes between loads, loading fails. While it loads, parts of it are mapped:
+/// whoever shortens it in place at that moment ends this process (`SIGBUS`); replacing it by
+/// another file, as package managers do, is harmless.
 #[derive(Debug)]
 pub struct Image {
     pub(crate) source: Source,
@@ -116,7 +118,8 @@ impl Image {
     }
 }
 
-/// An initial RAM disk (or any archive that the kernel takes as one).
+/// An initial RAM disk (or any archive that the kernel takes as one). Its file is treated as an
+/// [`Image`]'s is.
 #[derive(Debug)]
 pub struct Initrd {
     pub(crate) source: Source,

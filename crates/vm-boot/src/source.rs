@@ -3,22 +3,29 @@
 
 //! Where an image's bytes are: in a file that stays open, or in memory.
 //!
-//! A file's bytes never stay in this process: they go from the page cache straight into guest
-//! memory, each time anew. Invariant: the file is the one that was opened (it cannot vanish), and
+//! A file's bytes never stay in this process: they are copied from the page cache straight into
+//! guest memory, each time anew, through a mapping that lasts as long as the copy. A mapping
+//! rather than `read`: the kernel copies byte by byte where user code copies vectors. Invariant: the file is the one that was opened (it cannot vanish), and
 //! a change of its size or modification time is an error, never a different kernel after a reset.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use vm_cpu::GuestRam;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::mmap::MmapRegion;
+use vm_memory::{
+    Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileMemory,
+};
 
 use crate::BootError;
 use crate::le::index;
+
+/// File offsets of mappings are multiples of this.
+const PAGE: u64 = 4096;
 
 /// An image's bytes and its name.
 #[derive(Debug)]
@@ -30,9 +37,8 @@ pub(crate) struct Source {
 #[derive(Debug)]
 enum Data {
     File {
-        file: File,
-        /// Held while the file's position is in use; `read_at` does not use it.
-        position: Mutex<()>,
+        /// Shared with a mapping while that lasts.
+        file: Arc<File>,
         bytes: u64,
         modified: Option<SystemTime>,
     },
@@ -59,8 +65,7 @@ impl Source {
         Ok(Self {
             name,
             data: Data::File {
-                file,
-                position: Mutex::new(()),
+                file: Arc::new(file),
                 bytes,
                 modified,
             },
@@ -130,7 +135,8 @@ impl Source {
         }
     }
 
-    /// Copies `bytes` bytes from `offset` into guest memory, without a buffer in between.
+    /// Copies `bytes` bytes from `offset` into guest memory, without a buffer in between. The
+    /// caller has checked that they are in the image.
     pub(crate) fn copy(
         &self,
         offset: u64,
@@ -138,32 +144,53 @@ impl Source {
         ram: &GuestRam,
         address: u64,
     ) -> Result<(), BootError> {
-        let to = GuestAddress(address);
+        if bytes == 0 {
+            return Ok(());
+        }
         match &self.data {
-            Data::File { file, position, .. } => {
-                let _held = position.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut file = file;
-                file.seek(SeekFrom::Start(offset))
-                    .map_err(|source| self.failed(source))?;
-                ram.read_exact_volatile_from(to, &mut file, index(bytes))
-            }
+            Data::File { file, .. } => self.copy_file(file, offset, bytes, ram, address),
             Data::Memory(data) => {
                 let from = index(offset);
                 let part = from
                     .checked_add(index(bytes))
                     .and_then(|end| data.get(from..end));
-                ram.write_slice(part.unwrap_or_default(), to)
+                ram.write_slice(part.unwrap_or_default(), GuestAddress(address))
+                    .map_err(|source| BootError::Ram { address, source })
             }
         }
-        .map_err(|source| self.copy_failed(address, source))
     }
 
-    /// A failed copy is the file's fault if it has become another one meanwhile.
-    fn copy_failed(&self, address: u64, source: vm_memory::GuestMemoryError) -> BootError {
-        match self.unchanged() {
-            Ok(()) => BootError::Ram { address, source },
-            Err(changed) => changed,
+    fn copy_file(
+        &self,
+        file: &Arc<File>,
+        offset: u64,
+        bytes: u64,
+        ram: &GuestRam,
+        address: u64,
+    ) -> Result<(), BootError> {
+        // A page past the end of a file that became shorter must not be touched.
+        self.unchanged()?;
+        let skipped = offset % PAGE;
+        let mapping = MmapRegion::<()>::build(
+            Some(FileOffset::from_arc(Arc::clone(file), offset - skipped)),
+            index(skipped + bytes),
+            libc::PROT_READ,
+            libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        )
+        .map_err(|error| self.failed(io::Error::other(error)))?;
+        let failed = |source: GuestMemoryError| BootError::Ram { address, source };
+        let mut from = mapping
+            .as_volatile_slice()
+            .offset(index(skipped))
+            .map_err(|error| failed(error.into()))?;
+        let slices = ram.get_slices(GuestAddress(address), index(bytes), Permissions::Write);
+        for to in slices.map_err(failed)? {
+            let to = to.map_err(failed)?;
+            let copied = to.len();
+            from.copy_to_volatile_slice(to);
+            from = from.offset(copied).map_err(|error| failed(error.into()))?;
         }
+        Ok(())
     }
 
     fn failed(&self, source: io::Error) -> BootError {

@@ -53,6 +53,26 @@ fn elf_kernels_load_from_memory_and_from_a_file() {
 }
 
 #[test]
+fn a_segment_of_many_pages_at_an_odd_offset_loads_from_a_file() {
+    let mut elf = Elf::linux();
+    let pattern: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    elf.segments[0].data.extend_from_slice(&pattern);
+    elf.segments[0].memory += pattern.len() as u64;
+    let mut file = tempfile::NamedTempFile::new().expect("a scratch file");
+    file.write_all(&elf.bytes()).expect("writable");
+    let layout = layout(4 * MIB);
+    let ram = used_ram(layout);
+    boot(Image::open(file.path()).expect("a kernel"))
+        .load(&ram, layout)
+        .expect("it loads");
+    assert_eq!(read(&ram, TEXT, text().len()), text());
+    assert_eq!(
+        read(&ram, TEXT + text().len() as u64, pattern.len()),
+        pattern
+    );
+}
+
+#[test]
 fn a_second_load_restores_what_the_guest_overwrote() {
     let layout = layout(4 * MIB);
     let boot = boot(Elf::linux().image());
