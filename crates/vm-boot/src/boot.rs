@@ -12,7 +12,7 @@ use crate::acpi::AcpiTables;
 use crate::image::{Image, Initrd, Kind};
 use crate::load::{self, Placed};
 use crate::map::{self, MapRange};
-use crate::{BootError, Platform, linux64, pvh, start};
+use crate::{BootError, Platform, linux64, pvh, reset_vector, start};
 
 const PAGE: u64 = 4096;
 
@@ -148,6 +148,11 @@ impl Boot {
             initrd,
         };
         write(ram, AcpiTables::ADDRESS, acpi.as_bytes())?;
+        write(
+            ram,
+            reset_vector::ADDRESS,
+            &reset_vector::code(&self.platform),
+        )?;
         write(ram, map::COMMAND_LINE, self.command_line.as_bytes())?;
         write(
             ram,

@@ -40,6 +40,7 @@ mod map;
 mod payload;
 mod platform;
 mod pvh;
+mod reset_vector;
 mod source;
 mod start;
 
