@@ -17,7 +17,6 @@ impl Kick for LeaveGuest {
         self.0.store(true, SeqCst);
     }
 }
-
 /// Stands for KVM_RUN on a guest that never exits by itself.
 fn run_guest(leave: &LeaveGuest) {
     while !leave.0.swap(false, SeqCst) {

@@ -268,3 +268,138 @@ impl Round {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn idle_op() -> Op {
+        let callback = &|_: &mut (), _| Outcome::Done(Flow::Continue);
+        Op::new::<(), _>(callback)
+    }
+
+    fn how() -> impl Strategy<Value = How> {
+        prop_oneof![
+            Just(How::ascending().into()),
+            Just(How::descending().into()),
+            Just(How::one_by_one().into()),
+            Just(How::ascending().stop_on_error().into()),
+            Just(How::together()),
+            Just(How::once()),
+        ]
+    }
+
+    /// A run of a round of `members`, who come in the order of `coming`, some leaving the VM
+    /// instead; `failing` callbacks fail. Answers who ran, in order.
+    fn play(round: &mut Round, coming: &[(u32, bool)], failing: u64) -> Vec<u32> {
+        let inside: Vec<u32> = coming
+            .iter()
+            .filter(|(_, leaves)| !leaves)
+            .map(|c| c.0)
+            .collect();
+        for &(v, leaves) in coming {
+            assert_eq!(round.stage(), Stage::Gathering, "it waits for everybody");
+            if leaves {
+                round.drop_member(v)
+            } else {
+                round.arrive(v)
+            };
+        }
+        let mut ran = Vec::new();
+        while round.stage() == Stage::Running {
+            let mut running = Vec::new();
+            for &v in &inside {
+                match round.step(v) {
+                    Step::Run(_) => running.push(v),
+                    Step::Wait => {}
+                    Step::Leave(_) => unreachable!("nobody leaves before the end"),
+                }
+            }
+            assert!(
+                running.len() == 1 || round.order() == Order::Together,
+                "{running:?}"
+            );
+            for v in running {
+                ran.push(v);
+                let failed = failing & (1 << v) != 0;
+                round.ran(
+                    v,
+                    if failed {
+                        Outcome::Failed
+                    } else {
+                        Outcome::Done(Flow::Look)
+                    },
+                );
+            }
+        }
+        for (n, &v) in inside.iter().enumerate() {
+            assert!(matches!(round.step(v), Step::Leave(_)));
+            assert_eq!(round.leave(), n + 1 == inside.len());
+        }
+        assert!(round.is_empty());
+        ran
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_comes_in_whatever_order_runs_as_asked(
+            how in how(),
+            coming in proptest::collection::vec(any::<bool>(), 1..8)
+                .prop_map(|leaves| (0..).zip(leaves).collect::<Vec<(u32, bool)>>())
+                .prop_shuffle(),
+            failing in any::<u64>(),
+        ) {
+            let mut round = Round::new(8);
+            round.open(how, idle_op());
+            for &(v, _) in &coming {
+                round.add_member(v);
+            }
+            let ran = play(&mut round, &coming, failing);
+            let mut expected: Vec<u32> =
+                coming.iter().filter(|(_, leaves)| !leaves).map(|c| c.0).collect();
+            expected.sort_unstable();
+            let summary = round.summary();
+            prop_assert_eq!(summary.held as usize, expected.len());
+            prop_assert_eq!(summary.ran as usize, ran.len());
+            let any_failed = ran.iter().any(|&v| failing & (1 << v) != 0);
+            let look = !ran.is_empty() && !any_failed;
+            prop_assert_eq!(summary.flow, if look { Flow::Look } else { Flow::Continue });
+            let mut sorted = ran.clone();
+            sorted.sort_unstable();
+            if how.order == Order::Descending {
+                expected.reverse();
+            }
+            match (how.order, how.on_error) {
+                (Order::Once, _) => prop_assert_eq!(ran.len(), expected.len().min(1)),
+                (Order::OneByOne | Order::Together, _) => prop_assert_eq!(sorted, expected),
+                (_, OnError::GoOn) => prop_assert_eq!(ran, expected),
+                (_, OnError::Stop) => {
+                    let first = expected.iter().position(|&v| failing & (1 << v) != 0);
+                    let until = first.map_or(expected.len(), |at| at + 1);
+                    prop_assert_eq!(&ran, &expected[..until]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_round_is_withdrawn_only_before_a_callback_has_begun() {
+        let mut round = Round::new(2);
+        round.open(How::once(), idle_op());
+        round.add_member(0);
+        round.add_member(1);
+        round.arrive(0);
+        assert_eq!((round.missing(), round.holder()), (Some(1), Some(1)));
+        assert_eq!(round.withdraw(), Nudge::Everybody);
+        assert!(matches!(round.step(0), Step::Leave(Flow::Continue)));
+        assert!(round.leave());
+
+        round.open(How::once(), idle_op());
+        round.add_member(1);
+        round.arrive(1);
+        assert_eq!(round.withdraw(), Nudge::Nobody);
+        assert_eq!((round.stage(), round.holder()), (Stage::Running, Some(1)));
+    }
+}

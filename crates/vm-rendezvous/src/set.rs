@@ -74,3 +74,46 @@ impl CpuSet {
 fn place(v: u32) -> Option<(usize, u64)> {
     Some((usize::try_from(v / 64).ok()?, 1 << (v % 64)))
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_holds_what_was_put_in_and_not_taken_out(
+            acts in proptest::collection::vec((any::<bool>(), 0..140_u32), 0..200)
+        ) {
+            let (mut set, mut model) = (CpuSet::new(130), BTreeSet::new());
+            for (put, v) in acts {
+                if put {
+                    set.insert(v);
+                    model.insert(v);
+                } else {
+                    set.remove(v);
+                    model.remove(&v);
+                }
+                prop_assert_eq!(set.contains(v), model.contains(&v));
+            }
+            prop_assert_eq!(set.len() as usize, model.len());
+            prop_assert!(set.iter().eq(model.iter().copied()));
+            prop_assert!(set.iter().rev().eq(model.iter().rev().copied()));
+            let mut copy = CpuSet::new(130);
+            copy.copy_from(&set);
+            prop_assert_eq!(&copy, &set);
+            set.clear();
+            prop_assert_eq!(set.len(), 0);
+        }
+    }
+
+    #[test]
+    fn a_number_beyond_the_last_word_is_ignored() {
+        let mut set = CpuSet::new(64);
+        set.insert(64);
+        assert_eq!((set.len(), set.contains(64)), (0, false));
+    }
+}

@@ -201,3 +201,78 @@ impl Sorted {
 fn as_link(node: Option<NonNull<Node>>) -> *mut Node {
     node.map_or(std::ptr::null_mut(), NonNull::as_ptr)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::node::{Job, Waiter};
+
+    #[derive(Debug, Clone, Copy)]
+    enum Act {
+        Push,
+        Take,
+        /// Cancel the request at this place in the queue, if there is one.
+        Cancel(usize),
+        /// Cancel one and leave it linked, as its caller does between the two steps.
+        CancelOnly(usize),
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let act = prop_oneof![
+            4 => Just(Act::Push),
+            3 => Just(Act::Take),
+            2 => (0..6_usize).prop_map(Act::Cancel),
+            1 => (0..6_usize).prop_map(Act::CancelOnly),
+        ];
+        proptest::collection::vec(act, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn requests_are_taken_in_order_whatever_is_withdrawn(acts in acts()) {
+            let list = List::new();
+            let jobs: Vec<_> =
+                acts.iter().map(|_| Job::on_stack(Waiter::Thread, |_: &mut ()| ())).collect();
+            let mut model = VecDeque::new();
+            for (n, act) in acts.iter().enumerate() {
+                match *act {
+                    Act::Push => {
+                        // SAFETY: the jobs outlive the list's use of them.
+                        unsafe { list.push(jobs[n].link()) };
+                        model.push_back((n, true));
+                    }
+                    Act::Take => {
+                        model.retain(|&(_, queued)| queued);
+                        let expected = model.pop_front().map(|(n, _)| jobs[n].link());
+                        prop_assert_eq!(list.take(), expected);
+                    }
+                    Act::Cancel(at) => {
+                        if let Some((n, queued)) = model.remove(at) {
+                            prop_assert_eq!(jobs[n].node().cancel(), true);
+                            prop_assert!(list.unlink(jobs[n].link()) || !queued);
+                        }
+                    }
+                    Act::CancelOnly(at) => {
+                        if let Some((n, queued)) = model.get_mut(at) {
+                            prop_assert!(jobs[*n].node().cancel());
+                            *queued = false;
+                        }
+                    }
+                }
+                let rest = model.iter().filter(|(_, queued)| *queued).count();
+                prop_assert!(rest == 0 || !list.is_empty());
+            }
+            // Whatever is cancelled and linked is handed back by the next look.
+            model.retain(|&(_, queued)| queued);
+            for (n, _) in model {
+                prop_assert_eq!(list.take(), Some(jobs[n].link()));
+            }
+            prop_assert_eq!(list.take(), None);
+            prop_assert!(list.is_empty());
+        }
+    }
+}
