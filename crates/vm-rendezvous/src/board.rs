@@ -242,7 +242,7 @@ impl Shared {
         self.seen.get(usize::try_from(v).ok()?)
     }
 
-    /// Stands in line; the board is ours when [`is_first`](Self::is_first).
+    /// Stands in line; the board is ours when it is first.
     pub(crate) fn queue_up(&self, who: Who) -> Place<'_> {
         let mut board = self.lock();
         board.tickets += 1;
