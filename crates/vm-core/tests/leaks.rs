@@ -6,10 +6,14 @@
 //! One test, since it counts what the whole process holds.
 
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+// UNSAFETY: counting what is allocated takes an allocator of our own, around the system's.
+#![expect(unsafe_code, reason = "a counting allocator")]
 
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{DESTROY, Machine};
@@ -17,6 +21,36 @@ use vm_cpu::script::Script;
 use vm_state::SuspendReason;
 
 const CYCLES: u32 = 1000;
+
+/// The system's allocator, with the bytes counted that are allocated and not freed.
+struct Counting;
+
+static LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
+
+fn count(bytes: usize, sign: i64) {
+    LIVE_BYTES.fetch_add(
+        sign * i64::try_from(bytes).unwrap_or(i64::MAX),
+        Ordering::SeqCst,
+    );
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; only a counter is added.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size(), 1);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        count(layout.size(), -1);
+        // SAFETY: the caller's promise, passed on.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 /// Threads, file descriptors and mappings of this process.
 fn held() -> (usize, usize, usize) {
@@ -51,12 +85,19 @@ fn lives_leave_nothing_behind_and_a_suspended_vm_makes_no_system_call() {
         life(vcpus);
     }
     let before = held();
+    let bytes_before = LIVE_BYTES.load(Ordering::SeqCst);
     for vcpus in [1, 2, 4, 8] {
         for _ in 0..CYCLES {
             life(vcpus);
         }
         let after = held();
         assert_eq!((before.0, before.1), (after.0, after.1), "{vcpus} vCPUs");
+        let leaked = LIVE_BYTES.load(Ordering::SeqCst) - bytes_before;
+        // A thread may still be giving back its last words; a life that leaked 8 bytes would show.
+        assert!(
+            leaked < 4096,
+            "{vcpus} vCPUs: {leaked} bytes after {CYCLES} lives"
+        );
         // The allocator may keep arenas of its own; a leak of one mapping a life would be 1,000.
         assert!(
             after.2 < before.2 + 100,
