@@ -3,6 +3,8 @@
 
 //! What an operation on a VM can fail with.
 
+use std::time::Duration;
+
 use vm_cpu::CpuError;
 use vm_emt::Word;
 use vm_pdm::DeviceError;
@@ -11,6 +13,7 @@ use vm_req::CallError;
 use vm_state::{Refused, State};
 
 use crate::component::ComponentError;
+use crate::save::SaveError;
 
 /// A failed or refused operation.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +71,24 @@ pub enum VmError {
     /// A device's hook failed; the operation was undone.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Devices did not finish in time; the operation was undone.
+    #[error(
+        "{op}: {devices} did not finish within {limit:?}; look at what their host end waits for"
+    )]
+    Pending {
+        /// The operation.
+        op: &'static str,
+        /// Their names.
+        devices: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// A save has no result.
+    #[error(transparent)]
+    Save {
+        /// Why.
+        source: SaveError,
+    },
     /// The CPU backend failed.
     #[error("vCPU backend failed during {op}")]
     Cpu {

@@ -10,6 +10,7 @@
 //! | [`Emt`] | an EMT's context, given to requests, rendezvous callbacks and components |
 //! | [`Component`], [`Pipeline`] | a subsystem, and their order up, which is also the order down |
 //! | [`Status`], [`Ending`], [`GuruReport`] | what a VM tells of itself |
+//! | [`Saver`] | what a save is driven through: live passes, votes, the final pass |
 //! | [`VmError`] | what can go wrong, naming who was late or what was refused |
 //!
 //! This crate knows no concrete CPU backend and no concrete device.
@@ -22,6 +23,7 @@ mod ops;
 mod parts;
 mod recorder;
 mod report;
+mod save;
 mod shared;
 mod spec;
 mod vm;
@@ -31,5 +33,6 @@ pub use emt::{Emt, EoiHandler};
 pub use error::VmError;
 pub use parts::{Board, BoardCx, BoxError, Built, Firmware, MachineMsi, Parts};
 pub use report::{Ending, GuruReport, Status};
+pub use save::{Cancel, CancelError, Closing, Intent, SaveError, Saved, Saver, SuspendedBy, Vote};
 pub use spec::{MAX_VCPUS, OnReset, TripleFault, VmSpec};
 pub use vm::Vm;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use vm_cpu::x86::Start;
 use vm_cpu::{Engine, GuestRam, Machine, MachineSpec, Msi, RamLayout};
-use vm_pdm::{BusBuilder, Buses, Devices, MsiSink, ResetKind};
+use vm_pdm::{BusBuilder, Buses, Devices, MsiSink, ResetKind, Waker};
 
 use crate::component::{Component, Outcome};
 use crate::emt::{Emt, EoiHandler, describe};
@@ -193,6 +193,8 @@ impl Component for BoardComponent {
             ram,
             spec: emt.spec(),
         })?;
+        let bells = Arc::clone(&emt.shared().bells);
+        built.devices.set_waker(&Waker::new(move || bells.ring(0)));
         emt.primary.devices = Some(built.devices);
         let buses = Arc::new(built.buses);
         let eoi = built.eoi;
@@ -204,9 +206,10 @@ impl Component for BoardComponent {
 
     fn reset(&mut self, emt: &mut Emt, kind: ResetKind) -> Outcome {
         match &mut emt.primary.devices {
-            Some(devices) => Ok(devices.reset(kind)?),
-            None => Ok(()),
+            Some(devices) => devices.reset(kind)?,
+            None => return Ok(()),
         }
+        Ok(crate::ops::wait_devices(emt, "reset")?)
     }
 
     fn term(&mut self, emt: &mut Emt) {

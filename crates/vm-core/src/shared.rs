@@ -4,7 +4,7 @@
 //! What all threads of one VM share. No field is reachable after the VM is destroyed that a guest
 //! or a device could still use: what is built per machine lives on the EMTs.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use vm_req::Queues;
 use vm_state::{StateCell, Transition};
 
 use crate::emt::Emt;
+use crate::save::Cancel;
 use crate::{Ending, GuruReport, VmSpec};
 
 /// Shared by the handles and the EMTs of one VM.
@@ -28,6 +29,9 @@ pub(crate) struct Shared {
     pub(crate) threads: Threads,
     /// EMTs with this number and above leave their loops. Only ever lowered.
     leave_from: AtomicU32,
+    /// The save under way.
+    pub(crate) saving: Mutex<Option<Cancel>>,
+    teleported: AtomicBool,
     ending: Mutex<Option<Ending>>,
     guru: Mutex<Option<GuruReport>>,
 }
@@ -52,6 +56,8 @@ impl Shared {
             resets: Resets::default(),
             threads: Threads::new(spec.vcpus),
             leave_from: AtomicU32::new(u32::MAX),
+            saving: Mutex::new(None),
+            teleported: AtomicBool::new(false),
             ending: Mutex::new(None),
             guru: Mutex::new(None),
             bells,
@@ -71,6 +77,25 @@ impl Shared {
     /// Whether EMT `v` is to leave its loop.
     pub(crate) fn leaves(&self, v: u32) -> bool {
         v >= self.leave_from.load(Ordering::SeqCst)
+    }
+
+    /// Cancels the save under way, if there is one.
+    pub(crate) fn cancel_save(&self) -> Option<bool> {
+        lock(&self.saving).as_ref().map(Cancel::cancel)
+    }
+
+    /// From here the VM counts as teleported.
+    pub(crate) fn begin_teleport(&self) {
+        self.teleported.store(true, Ordering::SeqCst);
+    }
+
+    /// It goes on here, or the teleport failed.
+    pub(crate) fn end_teleport(&self) {
+        self.teleported.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn teleported(&self) -> bool {
+        self.teleported.load(Ordering::SeqCst)
     }
 
     /// Remembers how the VM ended; the first word counts.

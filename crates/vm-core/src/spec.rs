@@ -53,6 +53,8 @@ pub struct VmSpec {
     pub on_triple_fault: TripleFault,
     /// How long an operation waits for the EMTs to meet before it names the late one and gives up.
     pub gather_limit: Duration,
+    /// How long an operation waits for devices that are pending before it names them and gives up.
+    pub quiesce_limit: Duration,
 }
 
 impl Default for VmSpec {
@@ -66,6 +68,7 @@ impl Default for VmSpec {
             on_reset: OnReset::default(),
             on_triple_fault: TripleFault::default(),
             gather_limit: Duration::from_secs(10),
+            quiesce_limit: Duration::from_secs(10),
         }
     }
 }

@@ -18,6 +18,7 @@ use vm_state::{
 
 use crate::component::{ComponentError, Pipeline};
 use crate::emt::Emt;
+use crate::save::{CancelError, Intent, Saved, Saver};
 use crate::shared::{Shared, lock};
 use crate::{Ending, GuruReport, Parts, Status, VmError, VmSpec, ops};
 
@@ -133,7 +134,57 @@ impl Vm {
     /// [`VmError::Refused`] if it is off already or in between, [`VmError::Late`],
     /// [`VmError::WouldBlock`].
     pub fn power_off(&self) -> Result<(), VmError> {
-        ops::power_off(&self.owner.shared, ops::Caller::Off, Ending::PowerOff)
+        let shared = &self.owner.shared;
+        match ops::power_off(shared, ops::Caller::Off, Ending::PowerOff) {
+            // Only the saver leaves these states: it is cancelled, and waited for.
+            Err(VmError::Refused { refused, .. }) if ops::is_savers(refused.actual()) => {
+                shared.cancel_save();
+                let _ = shared
+                    .state
+                    .wait_until(|s| !ops::is_savers(s), Some(shared.spec.gather_limit));
+                ops::power_off(shared, ops::Caller::Off, Ending::PowerOff)
+            }
+            result => result,
+        }
+    }
+
+    /// Saves through `saver`: at once if SUSPENDED, live if RUNNING. Ends SUSPENDED. Others may
+    /// suspend, reset or power off the VM meanwhile; a power-off or a fatal cause ends the save.
+    ///
+    /// # Thread
+    /// None of this VM's EMTs; it is the one that runs the live passes.
+    ///
+    /// # Errors
+    /// [`VmError::Save`], [`VmError::Refused`] in any other state, and as [`Vm::power_on`]. After a
+    /// failure in a live pass the VM is RUNNING again, or where somebody else brought it.
+    pub fn save(&self, saver: &mut dyn Saver, intent: Intent) -> Result<Saved, VmError> {
+        ops::save(&self.owner.shared, saver, intent)
+    }
+
+    /// Cancels the save under way.
+    ///
+    /// # Errors
+    /// [`CancelError`]: there is none, or it was cancelled before.
+    pub fn cancel_save(&self) -> Result<(), CancelError> {
+        match self.owner.shared.cancel_save() {
+            None => Err(CancelError::NothingPending),
+            Some(false) => Err(CancelError::AlreadyCancelled),
+            Some(true) => Ok(()),
+        }
+    }
+
+    /// Whether the VM is being, or was, teleported and has not been resumed since.
+    pub fn teleported(&self) -> bool {
+        self.owner.shared.teleported()
+    }
+
+    /// The VM cannot be trusted any more, for a reason outside the guest: RUNNING -> FATAL_ERROR.
+    /// Power-off is the only way on.
+    ///
+    /// # Errors
+    /// As [`Vm::power_on`].
+    pub fn fail(&self) -> Result<(), VmError> {
+        ops::fail(&self.owner.shared)
     }
 
     /// Destroys: takes the components down in reverse, ends and joins the EMTs. OFF -> DESTROYING ->

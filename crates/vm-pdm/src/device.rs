@@ -3,6 +3,31 @@
 
 //! A device's lifecycle hooks.
 
+use std::fmt;
+use std::sync::Arc;
+
+/// Tells the VM that a device which was pending is done. Clones tell the same VM. Any thread.
+#[derive(Clone)]
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// A waker that calls `wake`, which must not block.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
+    /// Has the VM look at [`Device::is_pending`] again.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
 /// Which reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResetKind {
@@ -28,6 +53,11 @@ pub struct DeviceError {
 /// Hooks run on EMT 0 while all EMTs are gathered, in order of construction on the way up
 /// (`power_on`, `resume`, `reset`) and in exact reverse on the way down (`suspend`, `power_off`,
 /// drop).
+///
+/// # Pending
+/// `suspend`, `reset` and `power_off` may return before the device is done, if it has to wait for
+/// its host end: then [`Device::is_pending`] says so until it is, and the device wakes the VM. Other
+/// devices' hooks run meanwhile; the VM waits for all, within a limit, and names who is late.
 pub trait Device: Send + Sync {
     /// Instance name, unique in the VM, e.g. `com1`.
     fn name(&self) -> &str;
@@ -58,6 +88,12 @@ pub trait Device: Send + Sync {
     /// [`DeviceError`].
     fn reset(&self, _kind: ResetKind) -> Result<(), DeviceError> {
         Ok(())
+    }
+    /// Given once, when the VM is built, to a device that can be pending.
+    fn set_waker(&self, _waker: Waker) {}
+    /// Whether the last `suspend`, `reset` or `power_off` is still under way.
+    fn is_pending(&self) -> bool {
+        false
     }
     /// Stop workers for good, or until the next power-on.
     ///

@@ -8,7 +8,7 @@
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-use crate::{Device, DeviceError, ResetKind};
+use crate::{Device, DeviceError, ResetKind, Waker};
 
 type Hook = fn(&dyn Device) -> Result<(), DeviceError>;
 
@@ -61,6 +61,21 @@ impl Devices {
     /// Names in order of construction.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.devices.iter().map(|d| d.name())
+    }
+
+    /// Gives every device the way to say that it is done.
+    pub fn set_waker(&self, waker: &Waker) {
+        for device in &self.devices {
+            device.set_waker(waker.clone());
+        }
+    }
+
+    /// Names of the devices whose last suspend, reset or power-off is still under way.
+    pub fn pending(&self) -> impl Iterator<Item = &str> {
+        self.devices
+            .iter()
+            .filter(|d| d.is_pending())
+            .map(|d| d.name())
     }
 
     /// Powers on in order. If one fails, those before it are powered off in reverse.

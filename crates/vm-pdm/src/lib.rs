@@ -6,6 +6,7 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Device`] | what every device has: lifecycle hooks, called while all EMTs are gathered |
+//! | [`Waker`] | how a device that had to wait says it is done |
 //! | [`Devices`] | the devices in order of construction: walks up in order, down in exact reverse |
 //! | [`IoHandler`] | what a device has at a port or address range, called by any EMT |
 //! | [`IoCtx`] | what a handler may ask of the VM: an [`Effect`], taken after the exit is settled |
@@ -48,7 +49,7 @@ mod pio;
 
 pub use builder::{BusBuilder, BusError};
 pub use bus::{Buses, Unassigned};
-pub use device::{Device, DeviceError, ResetKind};
+pub use device::{Device, DeviceError, ResetKind, Waker};
 pub use devices::Devices;
 pub use io::{Effect, IoCtx, IoHandler};
 pub use irq::{IrqChip, IrqLine, Level, MsiSink};

@@ -1,15 +1,18 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The operations that gather all EMTs: power on, suspend, resume, reset, power off.
+//! The operations that gather all EMTs: power on, suspend, resume, reset, power off, save.
 //!
 //! Each is one descending rendezvous. The first EMT (the highest vCPU) begins the transition, each
 //! does its own part, and EMT 0, last, does the machine's part and commits. If anything fails on the
 //! way the transition is dropped, which undoes it along the table's edge.
 
-use std::sync::{Arc, Mutex};
+mod save;
 
-use vm_emt::Flow;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use vm_emt::{Flow, serve_until};
 use vm_pdm::ResetKind;
 use vm_rendezvous::How;
 use vm_state::operations::Operation;
@@ -19,6 +22,8 @@ use crate::component::Pipeline;
 use crate::emt::Emt;
 use crate::shared::{Shared, lock};
 use crate::{Ending, VmError};
+
+pub(crate) use save::save;
 
 /// Who asks.
 pub(crate) enum Caller<'a> {
@@ -75,10 +80,7 @@ pub(crate) fn suspend(
             begun: &|| {},
             each: &|_| Ok(()),
             last: &|emt, from| {
-                if let Some(devices) = &mut emt.primary.devices {
-                    devices.suspend()?;
-                }
-                emt.primary.clock_ns = clock(emt, "suspend")?;
+                quiesce(emt, "suspend")?;
                 Ok(if from == State::RunningLs {
                     State::SuspendedExtLs
                 } else {
@@ -87,6 +89,53 @@ pub(crate) fn suspend(
             },
         },
     )
+}
+
+/// Suspends the devices, waits for those that are pending, and stops the guest's clock.
+fn quiesce(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
+    if let Some(devices) = &emt.primary.devices {
+        devices.suspend()?;
+    }
+    if let Err(late) = wait_devices(emt, op) {
+        if let Some(devices) = &emt.primary.devices
+            && let Err(e) = devices.resume()
+        {
+            log::error!(target: "vm.transition", "while undoing after \"{late}\": {e}");
+        }
+        return Err(late);
+    }
+    emt.primary.clock_ns = clock(emt, op)?;
+    Ok(())
+}
+
+/// Waits until no device is pending, serving priority requests meanwhile.
+///
+/// # Errors
+/// [`VmError::Pending`] naming those that are late.
+pub(crate) fn wait_devices(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
+    let quiet = |emt: &mut Emt| {
+        emt.primary
+            .devices
+            .as_ref()
+            .is_none_or(|devices| devices.pending().next().is_none())
+    };
+    if quiet(emt) {
+        return Ok(());
+    }
+    let limit = emt.spec().quiesce_limit;
+    if serve_until(emt, Instant::now().checked_add(limit), quiet) {
+        return Ok(());
+    }
+    let pending = emt
+        .primary
+        .devices
+        .as_ref()
+        .map(|d| d.pending().collect::<Vec<_>>().join(", "));
+    Err(VmError::Pending {
+        op,
+        devices: pending.unwrap_or_default(),
+        limit,
+    })
 }
 
 fn clock(emt: &Emt, op: &'static str) -> Result<Option<u64>, VmError> {
@@ -120,6 +169,7 @@ pub(crate) fn resume(
                     devices.resume()?;
                 }
                 emt.primary.clock_ns = None;
+                shared.end_teleport();
                 Ok(State::Running)
             },
         },
@@ -154,7 +204,11 @@ pub(crate) fn reset(
                 emt.primary.pipeline = pipeline;
                 result?;
                 emt.primary.clock_ns = None;
-                Ok(from)
+                Ok(match (from, kind) {
+                    // A hard reset during a live save ends suspended.
+                    (State::RunningLs, ResetKind::Hard) => State::SuspendedLs,
+                    (from, _) => from,
+                })
             },
         },
     )
@@ -178,13 +232,19 @@ pub(crate) fn power_off(
         &Act {
             op: &vm_state::operations::POWER_OFF,
             cause,
-            begun: &|| shared.end(ending),
+            begun: &|| {
+                shared.end(ending);
+                shared.cancel_save();
+            },
             each: &|_| Ok(()),
             last: &|emt, from| {
                 if let Some(devices) = &mut emt.primary.devices
                     && let Err(e) = devices.power_off()
                 {
                     log::warn!(target: "vm.transition", "power-off goes on although {e}");
+                }
+                if let Err(e) = wait_devices(emt, "power off") {
+                    log::warn!(target: "vm.transition", "{e}; power-off goes on");
                 }
                 Ok(if from.is_live_save() {
                     State::OffLs
@@ -194,6 +254,34 @@ pub(crate) fn power_off(
             },
         },
     )
+}
+
+/// Whether only a saver leaves this state.
+pub(crate) fn is_savers(state: State) -> bool {
+    matches!(
+        state,
+        State::SuspendedLs | State::SuspendedExtLs | State::Saving
+    )
+}
+
+/// No guest code runs any more. RUNNING -> FATAL_ERROR.
+pub(crate) fn fail(shared: &Arc<Shared>) -> Result<(), VmError> {
+    const OP: &str = vm_state::operations::FATAL_ERROR.name;
+    refuse_blocking(shared, OP)?;
+    let how = How::once().limit(shared.spec.gather_limit);
+    let shift = |_: &mut Emt| {
+        shared
+            .state
+            .shift(vm_state::operations::FATAL_ERROR.shifts, Cause::Host)
+            .map_err(|refused| VmError::Refused { op: OP, refused })?;
+        shared.cancel_save();
+        Ok(Flow::Look)
+    };
+    shared
+        .rendezvous
+        .meet(how, shift)
+        .map(drop)
+        .map_err(|e| VmError::from_meet(OP, e))
 }
 
 /// Takes the pipeline down; only in DESTROYING, on EMT 0.
@@ -245,7 +333,7 @@ fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Resul
             return Err(VmError::Gone { op: act.op.name });
         };
         let to = (act.last)(emt, from)?;
-        let transition = lock(slot).take();
+        let transition = suspend_after_reset(emt, lock(slot).take(), to)?;
         let ended = transition.map(|t| t.commit(to));
         if let Some(state) = ended.map(|ended| ended.unwrap_or_else(|illegal| illegal.ended))
             && state != to
@@ -257,6 +345,27 @@ fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Resul
         }
     }
     Ok(Flow::Look)
+}
+
+/// A hard reset during a live save goes on as a suspend, since the memory that was saved so far is
+/// that of another boot.
+fn suspend_after_reset(
+    emt: &mut Emt,
+    transition: Option<Transition>,
+    to: State,
+) -> Result<Option<Transition>, VmError> {
+    match transition {
+        Some(transition) if transition.via() == State::ResettingLs && to == State::SuspendedLs => {
+            let fatal = |illegal: vm_state::IllegalTarget| VmError::Fatal {
+                op: "hard reset",
+                state: illegal.ended,
+            };
+            let transition = transition.then(State::SuspendingLs).map_err(fatal)?;
+            quiesce(emt, "hard reset")?;
+            Ok(Some(transition))
+        }
+        other => Ok(other),
+    }
 }
 
 /// A blocking operation must not be called where it would wait for its own caller.
