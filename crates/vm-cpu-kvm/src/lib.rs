@@ -12,7 +12,7 @@
 //! | [`GuestSpeed`] | whether guest kernels run on the processor or are interpreted |
 //!
 //! A kick is a store to `immediate_exit` and a signal; why none is lost and why nothing aliases is
-//! written down in the module `kick`.
+//! written down in the module `protocol`.
 //!
 //! ```
 //! use vm_cpu_kvm::KvmEngine;
@@ -33,10 +33,12 @@ mod kick;
 mod machine;
 mod memory;
 mod msrs;
+mod protocol;
 mod run_page;
 mod signal;
 mod speed;
 mod state;
+mod sync;
 mod vcpu;
 
 pub use engine::KvmEngine;

@@ -16,7 +16,7 @@ use vm_emt::Kick;
 
 use crate::errno::{host_error, invalid};
 use crate::ioctl;
-use crate::kick::{SignalOnly, Target};
+use crate::kick::{Kernel, SignalOnly, Target};
 use crate::machine::Inner;
 use crate::run_page::RunPage;
 use crate::signal::current_tid;
@@ -96,7 +96,10 @@ impl KvmVcpu {
     pub(crate) fn new(id: u32, fd: VcpuFd, inner: Arc<Inner>) -> Result<Self, CpuError> {
         let page = RunPage::map(&fd, inner.vm.run_size())
             .map_err(|e| host_error("mmap of the run page", Some(id), e))?;
-        let target = Target::new(Arc::clone(page.mapping()), inner.facts.signal);
+        let target = Target::new(Kernel {
+            page: Arc::clone(page.mapping()),
+            signal: inner.facts.signal,
+        });
         let mut vcpu = Self {
             fd,
             page,
