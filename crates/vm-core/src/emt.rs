@@ -19,7 +19,8 @@ use vm_pdm::{Buses, Devices, Effect, IoCtx, ResetKind};
 use vm_req::Which;
 
 use crate::component::Pipeline;
-use crate::recorder::{HOST_ERROR, Recorder, exit_code};
+use crate::recorder::{Flight, HOST_ERROR, Recorder, exit_code};
+use crate::report::Seen;
 use crate::shared::Shared;
 use crate::{Ending, GuruReport, OnReset, TripleFault, VmError, VmSpec, ops};
 
@@ -105,6 +106,8 @@ impl vm_emt::Emt for Emt {
     }
 
     fn take_flow(&mut self) -> Flow {
+        // Asked once after each request.
+        self.recorder.record(Flight::Request);
         std::mem::take(&mut self.flow)
     }
 }
@@ -167,6 +170,20 @@ impl Emt {
     /// Tells the loop what to do after the request being served.
     pub fn want(&mut self, flow: Flow) {
         self.flow = self.flow.max(flow);
+    }
+
+    pub(crate) fn record(&mut self, flight: Flight) {
+        self.recorder.record(flight);
+    }
+
+    /// What this EMT did, and its vCPU's registers.
+    pub(crate) fn seen(&mut self) -> Seen {
+        let registers = self.settled().and_then(|settled| settled.start());
+        Seen {
+            exits: self.recorder.exits(),
+            flights: self.recorder.last(),
+            registers: registers.ok(),
+        }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -247,7 +264,7 @@ impl Emt {
 
     fn take_exit(&mut self, exit: Exit) {
         self.bell.note_exit(exit_code(&exit), 0);
-        self.recorder.record(exit);
+        self.recorder.record(Flight::Exit(exit));
         self.unfinished = false;
         match exit {
             Exit::PioRead { .. }
@@ -362,6 +379,7 @@ impl Emt {
 
     /// This vCPU cannot go on: the VM is kept for inspection.
     pub(crate) fn guru(&mut self, why: &str) {
+        self.recorder.record(Flight::Guru);
         log::error!(target: "vm.guru", "vCPU {}: {why}", self.id());
         let registers = self
             .vcpu
@@ -371,7 +389,7 @@ impl Emt {
             vcpu: self.id(),
             why: why.to_owned(),
             registers,
-            exits: self.recorder.last(),
+            flights: self.recorder.last(),
             exit_count: self.recorder.exits(),
         });
         self.shared

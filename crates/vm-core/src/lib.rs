@@ -9,7 +9,7 @@
 //! | [`VmSpec`], [`Parts`] | what a VM is made from: numbers and policies; engine, board, firmware |
 //! | [`Emt`] | an EMT's context, given to requests, rendezvous callbacks and components |
 //! | [`Component`], [`Pipeline`] | a subsystem, and their order up, which is also the order down |
-//! | [`Status`], [`Ending`], [`GuruReport`] | what a VM tells of itself |
+//! | [`Status`], [`Report`], [`Ending`], [`GuruReport`], [`Flight`] | what a VM tells of itself |
 //! | [`Saver`] | what a save is driven through: live passes, votes, the final pass |
 //! | [`VmError`] | what can go wrong, naming who was late or what was refused |
 //!
@@ -32,7 +32,8 @@ pub use component::{Component, ComponentError, Outcome, Pipeline, Round};
 pub use emt::{Emt, EoiHandler};
 pub use error::VmError;
 pub use parts::{Board, BoardCx, BoxError, Built, Firmware, MachineMsi, Parts};
-pub use report::{Ending, GuruReport, Status};
+pub use recorder::Flight;
+pub use report::{EmtReport, Ending, GuruReport, Report, Seen, Status};
 pub use save::{Cancel, CancelError, Closing, Intent, SaveError, Saved, Saver, SuspendedBy, Vote};
 pub use spec::{MAX_VCPUS, OnReset, TripleFault, VmSpec};
 pub use vm::Vm;

@@ -1,9 +1,12 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What an EMT did last, in a bounded ring of its own.
+//! The flight recorder: what an EMT did last, in a bounded ring of its own.
+
+use std::fmt;
 
 use vm_cpu::Exit;
+use vm_state::State;
 
 /// Exit codes that an EMT publishes beside its doorbell word, so that an error can say what a late
 /// vCPU did last. Index is the code.
@@ -57,10 +60,37 @@ pub(crate) const HOST_ERROR: u32 = 13;
 /// Entries a recorder keeps.
 const KEPT: usize = 32;
 
-/// The last exits of one EMT, newest last. Owned by the EMT; others see a copy in a report.
+/// Something an EMT did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flight {
+    /// The vCPU left the guest.
+    Exit(Exit),
+    /// It served a request.
+    Request,
+    /// It did its part of an operation.
+    Part(&'static str),
+    /// It moved the VM's state here.
+    State(State),
+    /// It could not go on.
+    Guru,
+}
+
+impl fmt::Display for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(exit) => write!(f, "exit {exit:x?}"),
+            Self::Request => f.write_str("request served"),
+            Self::Part(op) => write!(f, "part of {op}"),
+            Self::State(state) => write!(f, "state {state}"),
+            Self::Guru => f.write_str("could not go on"),
+        }
+    }
+}
+
+/// The last deeds of one EMT, newest last. Owned by the EMT; others see a copy in a report.
 #[derive(Debug)]
 pub(crate) struct Recorder {
-    ring: [Option<Exit>; KEPT],
+    ring: [Option<Flight>; KEPT],
     next: usize,
     exits: u64,
 }
@@ -74,10 +104,10 @@ impl Recorder {
         }
     }
 
-    pub(crate) fn record(&mut self, exit: Exit) {
-        self.ring[self.next] = Some(exit);
+    pub(crate) fn record(&mut self, flight: Flight) {
+        self.exits += u64::from(matches!(flight, Flight::Exit(_)));
+        self.ring[self.next] = Some(flight);
         self.next = (self.next + 1) % KEPT;
-        self.exits += 1;
     }
 
     /// Exits since the VM was created.
@@ -85,8 +115,8 @@ impl Recorder {
         self.exits
     }
 
-    /// The last exits, oldest first.
-    pub(crate) fn last(&self) -> Vec<Exit> {
+    /// The last deeds, oldest first.
+    pub(crate) fn last(&self) -> Vec<Flight> {
         (0..KEPT)
             .filter_map(|i| self.ring[(self.next + i) % KEPT])
             .collect()
@@ -98,13 +128,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_recorder_keeps_the_newest_exits_in_order() {
+    fn the_recorder_keeps_the_newest_deeds_in_order() {
         let mut recorder = Recorder::new();
         for port in 0..100 {
-            recorder.record(Exit::PioRead { port, size: 1 });
+            recorder.record(Flight::Exit(Exit::PioRead { port, size: 1 }));
         }
-        let expected: Vec<Exit> = (68..100)
-            .map(|port| Exit::PioRead { port, size: 1 })
+        let expected: Vec<Flight> = (68..100)
+            .map(|port| Flight::Exit(Exit::PioRead { port, size: 1 }))
             .collect();
         assert_eq!(recorder.last(), expected);
         assert_eq!(recorder.exits(), 100);

@@ -3,9 +3,12 @@
 
 //! What a VM tells of itself: plain data, made on request.
 
+use std::fmt;
+
 use serde::Serialize;
-use vm_cpu::Exit;
 use vm_cpu::x86::Start;
+
+use crate::recorder::Flight;
 
 /// How a VM came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,71 +53,137 @@ pub struct GuruReport {
     pub why: String,
     /// Its registers, if the backend could still tell.
     pub registers: Option<Start>,
-    /// Its last exits, oldest first.
-    pub exits: Vec<Exit>,
+    /// What its EMT did last, oldest first.
+    pub flights: Vec<Flight>,
     /// Exits since the VM was created.
     pub exit_count: u64,
 }
 
-impl std::fmt::Display for GuruReport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for GuruReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "vCPU {} could not go on: {}", self.vcpu, self.why)?;
-        if let Some(Start { gprs: g, system: s }) = &self.registers {
-            writeln!(
-                f,
-                "  rip {:016x}  rflags {:016x}  rsp {:016x}",
-                g.rip, g.rflags, g.rsp
-            )?;
-            writeln!(
-                f,
-                "  rax {:016x}  rbx {:016x}  rcx {:016x}",
-                g.rax, g.rbx, g.rcx
-            )?;
-            writeln!(
-                f,
-                "  rdx {:016x}  rsi {:016x}  rdi {:016x}",
-                g.rdx, g.rsi, g.rdi
-            )?;
-            writeln!(
-                f,
-                "  rbp {:016x}  r8  {:016x}  r9  {:016x}",
-                g.rbp, g.r8, g.r9
-            )?;
-            writeln!(
-                f,
-                "  r10 {:016x}  r11 {:016x}  r12 {:016x}",
-                g.r10, g.r11, g.r12
-            )?;
-            writeln!(
-                f,
-                "  r13 {:016x}  r14 {:016x}  r15 {:016x}",
-                g.r13, g.r14, g.r15
-            )?;
-            writeln!(
-                f,
-                "  cr0 {:016x}  cr2 {:016x}  cr3 {:016x}",
-                s.cr0, s.cr2, s.cr3
-            )?;
-            writeln!(
-                f,
-                "  cr4 {:016x}  efer {:015x}  cs {:04x}:{:x}",
-                s.cr4, s.efer, s.cs.selector, s.cs.base
-            )?;
-            writeln!(
-                f,
-                "  gdt {:016x}+{:04x}  idt {:016x}+{:04x}",
-                s.gdt.base, s.gdt.limit, s.idt.base, s.idt.limit
-            )?;
+        if let Some(start) = &self.registers {
+            registers(f, start)?;
         }
+        flights(f, &self.flights, self.exit_count)
+    }
+}
+
+/// One EMT in a [`Report`].
+#[derive(Debug, Clone)]
+pub struct EmtReport {
+    /// Its vCPU.
+    pub vcpu: u32,
+    /// Its host thread, where the host tells.
+    pub tid: Option<u32>,
+    /// Its doorbell word.
+    pub word: String,
+    /// Its last exit, by name.
+    pub last_exit: &'static str,
+    /// What it said of itself; `None` if it did not answer in time.
+    pub seen: Option<Seen>,
+}
+
+/// What an EMT says of itself.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Exits since the VM was created.
+    pub exits: u64,
+    /// What it did last, oldest first.
+    pub flights: Vec<Flight>,
+    /// Its vCPU's registers, if the vCPU exists and the backend could tell.
+    pub registers: Option<Start>,
+}
+
+/// A VM and each of its EMTs at one moment.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The VM.
+    pub status: Status,
+    /// The EMTs in order of vCPU.
+    pub emts: Vec<EmtReport>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Status {
+            name,
+            state,
+            previous,
+            hard_resets,
+            soft_resets,
+            ..
+        } = &self.status;
         writeln!(
             f,
-            "  last {} of {} exits:",
-            self.exits.len(),
-            self.exit_count
+            "{name}: {state} (before: {previous}), {hard_resets} hard and {soft_resets} soft resets"
         )?;
-        for exit in &self.exits {
-            writeln!(f, "    {exit:x?}")?;
+        for emt in &self.emts {
+            writeln!(
+                f,
+                "vCPU {}: {}, last exit {}",
+                emt.vcpu, emt.word, emt.last_exit
+            )?;
+            match &emt.seen {
+                None => writeln!(f, "  its EMT does not answer")?,
+                Some(seen) => {
+                    if let Some(start) = &seen.registers {
+                        registers(f, start)?;
+                    }
+                    flights(f, &seen.flights, seen.exits)?;
+                }
+            }
         }
         Ok(())
     }
+}
+
+fn flights(f: &mut fmt::Formatter<'_>, flights: &[Flight], exits: u64) -> fmt::Result {
+    writeln!(
+        f,
+        "  {exits} exits; its EMT's last {} deeds:",
+        flights.len()
+    )?;
+    flights
+        .iter()
+        .try_for_each(|flight| writeln!(f, "    {flight}"))
+}
+
+fn registers(f: &mut fmt::Formatter<'_>, start: &Start) -> fmt::Result {
+    let Start { gprs: g, system: s } = start;
+    let named = [
+        ("rip", g.rip),
+        ("rflags", g.rflags),
+        ("rsp", g.rsp),
+        ("rax", g.rax),
+        ("rbx", g.rbx),
+        ("rcx", g.rcx),
+        ("rdx", g.rdx),
+        ("rsi", g.rsi),
+        ("rdi", g.rdi),
+        ("rbp", g.rbp),
+        ("r8", g.r8),
+        ("r9", g.r9),
+        ("r10", g.r10),
+        ("r11", g.r11),
+        ("r12", g.r12),
+        ("r13", g.r13),
+        ("r14", g.r14),
+        ("r15", g.r15),
+        ("cr0", s.cr0),
+        ("cr2", s.cr2),
+        ("cr3", s.cr3),
+        ("cr4", s.cr4),
+        ("efer", s.efer),
+        ("cs.base", s.cs.base),
+        ("gdt", s.gdt.base),
+        ("idt", s.idt.base),
+    ];
+    for row in named.chunks(3) {
+        for (name, value) in row {
+            write!(f, "  {name:>7} {value:016x}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use vm_emt::Bells;
 use vm_pdm::ResetKind;
 use vm_rendezvous::How;
+use vm_req::EachOrder;
 use vm_state::{
     Cause, Change, ResumeReason, State, StateCell, Subscription, SuspendReason, Transition,
     WaitError,
@@ -20,7 +21,7 @@ use crate::component::{ComponentError, Pipeline};
 use crate::emt::Emt;
 use crate::save::{CancelError, Intent, Saved, Saver};
 use crate::shared::{Shared, lock};
-use crate::{Ending, GuruReport, Parts, Status, VmError, VmSpec, ops};
+use crate::{EmtReport, Ending, GuruReport, Parts, Report, Status, VmError, VmSpec, ops};
 
 /// A virtual machine. Clones are handles of the same VM.
 ///
@@ -239,6 +240,34 @@ impl Vm {
         }
     }
 
+    /// The VM and what each EMT did last, for a person. Every EMT is asked; one that does not answer
+    /// within `limit`, shared by all, is described from outside.
+    ///
+    /// # Errors
+    /// [`VmError::WouldBlock`] on an EMT or in an observer.
+    pub fn report(&self, limit: Duration) -> Result<Report, VmError> {
+        let shared = &self.owner.shared;
+        ops::refuse_blocking(shared, "report")?;
+        let status = self.status();
+        let seen = shared
+            .queues
+            .each(EachOrder::Ascending, Some(limit), |emt: &mut Emt| {
+                emt.seen()
+            });
+        let emts = seen
+            .into_iter()
+            .zip(0..)
+            .map(|(seen, vcpu)| EmtReport {
+                vcpu,
+                tid: status.tids.get(vcpu as usize).copied().flatten(),
+                word: shared.bells.word(vcpu).to_string(),
+                last_exit: crate::recorder::exit_name(shared.bells.last_exit(vcpu).0),
+                seen: seen.ok(),
+            })
+            .collect();
+        Ok(Report { status, emts })
+    }
+
     /// Runs `op` on EMT `v`, with the vCPU's pending exit finished, and waits for its reply. From
     /// another thread than an EMT of this VM.
     ///
@@ -256,6 +285,25 @@ impl Vm {
             .shared
             .queues
             .call(v, limit, op)
+            .map_err(|e| VmError::from_call("request", v, e))
+    }
+
+    /// [`Vm::on_emt`], which the EMT also serves while it waits for something else, such as a device
+    /// that is pending. Only for what is harmless there.
+    ///
+    /// # Errors
+    /// As [`Vm::on_emt`].
+    pub fn on_emt_priority<T: Send>(
+        &self,
+        v: u32,
+        limit: Option<Duration>,
+        op: impl FnOnce(&mut Emt) -> T + Send,
+    ) -> Result<T, VmError> {
+        ops::refuse_blocking(&self.owner.shared, "request")?;
+        self.owner
+            .shared
+            .queues
+            .call_priority(v, limit, op)
             .map_err(|e| VmError::from_call("request", v, e))
     }
 

@@ -206,6 +206,8 @@ fn blame(error: VmError) -> Failure {
         | VmError::Thread { .. }
         | VmError::Gone { .. }
         | VmError::Panicked { .. }
+        | VmError::Pending { .. }
+        | VmError::Save { .. }
         | VmError::Fatal { .. } => false,
     };
     if users {

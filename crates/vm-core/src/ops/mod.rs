@@ -20,6 +20,7 @@ use vm_state::{Cause, ResumeReason, State, SuspendReason, Transition};
 
 use crate::component::Pipeline;
 use crate::emt::Emt;
+use crate::recorder::Flight;
 use crate::shared::{Shared, lock};
 use crate::{Ending, VmError};
 
@@ -327,6 +328,7 @@ fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Resul
         *lock(slot) = Some(transition);
         (act.begun)();
     }
+    emt.record(Flight::Part(act.op.name));
     (act.each)(emt)?;
     if emt.id() == 0 {
         let Some(from) = lock(slot).as_ref().map(Transition::from) else {
@@ -336,7 +338,7 @@ fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Resul
         let transition = suspend_after_reset(emt, lock(slot).take(), to)?;
         let ended = transition.map(|t| t.commit(to));
         if let Some(state) = ended.map(|ended| ended.unwrap_or_else(|illegal| illegal.ended))
-            && state != to
+            && emt_moved(emt, state) != to
         {
             return Err(VmError::Fatal {
                 op: act.op.name,
@@ -345,6 +347,12 @@ fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Resul
         }
     }
     Ok(Flow::Look)
+}
+
+/// Records the state that this EMT brought the VM to.
+fn emt_moved(emt: &mut Emt, state: State) -> State {
+    emt.record(Flight::State(state));
+    state
 }
 
 /// A hard reset during a live save goes on as a suspend, since the memory that was saved so far is

@@ -1,0 +1,193 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Devices that cannot finish at once: the VM waits, serves what cannot wait, and names who is late.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use common::{DESTROY, LIMIT, busy, spec, until};
+use vm_core::{Built, Parts, Vm, VmError, VmSpec};
+use vm_cpu::script::ScriptEngine;
+use vm_pdm::{BusBuilder, Device, DeviceError, Devices, ResetKind, Waker};
+use vm_state::{Cause, State, SuspendReason};
+
+/// Pending from a hook that it is told to be slow in, until it is finished from outside.
+#[derive(Default)]
+struct Slow {
+    pending: AtomicBool,
+    slow: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+    suspends: AtomicU32,
+    resumes: AtomicU32,
+}
+
+impl Slow {
+    fn hook(&self) -> Result<(), DeviceError> {
+        self.pending.store(self.slow.load(SeqCst), SeqCst);
+        Ok(())
+    }
+    fn finish(&self) {
+        self.pending.store(false, SeqCst);
+        if let Some(waker) = &*self.waker.lock().unwrap() {
+            waker.wake();
+        }
+    }
+}
+
+impl Device for Slow {
+    fn name(&self) -> &'static str {
+        "slow-disk"
+    }
+    fn set_waker(&self, waker: Waker) {
+        *self.waker.lock().unwrap() = Some(waker);
+    }
+    fn is_pending(&self) -> bool {
+        self.pending.load(SeqCst)
+    }
+    fn suspend(&self) -> Result<(), DeviceError> {
+        self.suspends.fetch_add(1, SeqCst);
+        self.hook()
+    }
+    fn resume(&self) -> Result<(), DeviceError> {
+        self.resumes.fetch_add(1, SeqCst);
+        Ok(())
+    }
+    fn reset(&self, _: ResetKind) -> Result<(), DeviceError> {
+        self.hook()
+    }
+    fn power_off(&self) -> Result<(), DeviceError> {
+        self.hook()
+    }
+}
+
+fn running(limit: Duration) -> (Arc<Slow>, Vm) {
+    let device = Arc::new(Slow::default());
+    let mut parts = Parts::bare(Arc::new(ScriptEngine::new(busy())));
+    let theirs = Arc::clone(&device);
+    parts.board = Box::new(move |_| {
+        let mut devices = Devices::new();
+        devices.add(theirs.clone())?;
+        Ok(Built {
+            devices,
+            buses: BusBuilder::new().build(),
+            eoi: None,
+        })
+    });
+    let vm = Vm::create(
+        VmSpec {
+            quiesce_limit: limit,
+            ..spec(3)
+        },
+        parts,
+    )
+    .unwrap();
+    vm.power_on().unwrap();
+    device.slow.store(true, SeqCst);
+    (device, vm)
+}
+
+fn suspend(vm: &Vm) -> JoinHandle<Result<(), VmError>> {
+    let vm = vm.clone();
+    let run = move || vm.suspend(SuspendReason::User);
+    std::thread::Builder::new().spawn(run).unwrap()
+}
+
+#[test]
+fn t_s33_a_suspend_waits_for_a_pending_device_and_serves_priority_requests_only() {
+    let (device, vm) = running(LIMIT.unwrap());
+    let done = suspend(&vm);
+    until("the device is pending", || device.is_pending());
+    assert_eq!(vm.state(), State::Suspending);
+    let urgent = vm.on_emt_priority(0, LIMIT, |emt| emt.id());
+    assert_eq!(urgent.unwrap(), 0);
+    let normal = vm.on_emt(0, Some(Duration::from_millis(50)), |_| ());
+    assert!(
+        matches!(normal, Err(VmError::Late { vcpu: 0, .. })),
+        "{normal:?}"
+    );
+    assert_eq!(vm.state(), State::Suspending, "only the device ends it");
+    device.finish();
+    done.join().unwrap().unwrap();
+    assert_eq!(vm.state(), State::Suspended);
+    assert_eq!(device.suspends.load(SeqCst), 1, "the hook is called once");
+    vm.on_emt(0, LIMIT, |_| ()).unwrap();
+    device.slow.store(false, SeqCst);
+    vm.power_off().unwrap();
+    vm.destroy(DESTROY).unwrap();
+}
+
+#[test]
+fn p08_a_device_that_never_finishes_is_named_and_the_vm_runs_on() {
+    let (device, vm) = running(Duration::from_millis(30));
+    let result = vm.suspend(SuspendReason::User);
+    assert!(matches!(&result, Err(VmError::Pending { devices, .. }) if devices == "slow-disk"));
+    assert!(result.unwrap_err().to_string().contains("slow-disk"));
+    assert_eq!(vm.state(), State::Running);
+    assert_eq!(device.resumes.load(SeqCst), 1, "what was begun is undone");
+    device.slow.store(false, SeqCst);
+    device.finish();
+    vm.suspend(SuspendReason::User).unwrap();
+    assert_eq!(vm.state(), State::Suspended);
+}
+
+#[test]
+fn t_s31_a_guru_raised_while_a_device_is_pending_wins_over_suspended() {
+    let (device, vm) = running(LIMIT.unwrap());
+    let done = suspend(&vm);
+    until("the device is pending", || device.is_pending());
+    vm.state_cell().raise_fatal(Cause::Device("slow-disk"));
+    device.finish();
+    let result = done.join().unwrap();
+    assert!(matches!(
+        result,
+        Err(VmError::Fatal {
+            state: State::GuruMeditation,
+            ..
+        })
+    ));
+    assert_eq!(vm.state(), State::GuruMeditation);
+    device.slow.store(false, SeqCst);
+    vm.power_off().unwrap();
+}
+
+#[test]
+fn a_reset_waits_for_a_pending_device() {
+    let (device, vm) = running(LIMIT.unwrap());
+    let other = vm.clone();
+    let done = std::thread::Builder::new()
+        .spawn(move || other.reset())
+        .unwrap();
+    until("the device is pending", || device.is_pending());
+    assert_eq!(vm.state(), State::Resetting);
+    device.finish();
+    done.join().unwrap().unwrap();
+    assert_eq!(vm.state(), State::Running);
+    device.slow.store(false, SeqCst);
+}
+
+#[test]
+fn a_reset_whose_device_never_finishes_ends_in_guru_meditation() {
+    let (device, vm) = running(Duration::from_millis(30));
+    let error = vm.reset().unwrap_err();
+    assert!(matches!(error, VmError::Component(_)), "{error:?}");
+    assert_eq!(vm.state(), State::GuruMeditation);
+    device.slow.store(false, SeqCst);
+    vm.power_off().unwrap();
+}
+
+#[test]
+fn a_power_off_goes_on_without_a_device_that_never_finishes() {
+    let (device, vm) = running(Duration::from_millis(30));
+    vm.power_off().unwrap();
+    assert_eq!(vm.state(), State::Off);
+    assert!(device.is_pending());
+    vm.destroy(DESTROY).unwrap();
+}
