@@ -61,10 +61,7 @@ fn main() {
         .expect("it was started")
         .expect("it ended");
     let counts = bells.counts(0);
-    println!(
-        "rings {} (wakes {}, kicks {})",
-        counts.rings, counts.wakes, counts.kicks
-    );
+    println!("two rings: {} wake, {} kick", counts.wakes, counts.kicks);
     println!(
         "last exit {:x?}; the EMT is {}",
         bells.last_exit(0),

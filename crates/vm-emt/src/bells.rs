@@ -40,13 +40,11 @@ pub trait Departure: Send + Sync + std::fmt::Debug {
     fn left(&self, v: u32);
 }
 
-/// What was done for one EMT since its VM began. Each is a system call, except `rings`.
+/// The system calls that were made for one EMT since its VM began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Times it slept (returned from the kernel's wait, for whatever reason).
     pub parks: u64,
-    /// Times it was rung, needed or not.
-    pub rings: u64,
     /// Times a ring had to kick it out of the guest.
     pub kicks: u64,
     /// Times a ring had to wake it.
@@ -67,7 +65,6 @@ pub(crate) struct Slot {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Ringers {
-    rings: AtomicU64,
     kicks: AtomicU64,
     wakes: AtomicU64,
     kick: Mutex<Option<Arc<dyn Kick>>>,
@@ -170,7 +167,6 @@ impl Bells {
             return Word::default();
         };
         let old = slot.word.fetch_or(PENDING);
-        count(&slot.ringers.rings);
         if old & PENDING == 0 {
             if old & IN_GUEST != 0 {
                 slot.kick();
@@ -232,7 +228,6 @@ impl Bells {
     pub fn counts(&self, v: u32) -> Counts {
         self.slot(v).map_or_else(Counts::default, |slot| Counts {
             parks: slot.parks.load(Ordering::Relaxed), // counters: they order nothing
-            rings: slot.ringers.rings.load(Ordering::Relaxed),
             kicks: slot.ringers.kicks.load(Ordering::Relaxed),
             wakes: slot.ringers.wakes.load(Ordering::Relaxed),
         })

@@ -96,7 +96,7 @@ fn a_parked_emt_sleeps_until_the_first_ring_and_is_woken_once() {
         assert_eq!(emt.join().unwrap(), Woken::Rung);
     });
     let counts = bells.counts(0);
-    assert_eq!((counts.parks, counts.wakes, counts.rings), (1, 1, 3));
+    assert_eq!((counts.parks, counts.wakes), (1, 1));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_ring_of_an_awake_emt_is_no_system_call() {
     bells.ring(0);
     bells.ring_all();
     let counts = bells.counts(0);
-    assert_eq!((counts.wakes, counts.kicks, counts.rings), (0, 0, 2));
+    assert_eq!((counts.wakes, counts.kicks), (0, 0));
     assert!(bell.pending());
 }
 

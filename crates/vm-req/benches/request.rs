@@ -20,7 +20,7 @@ use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
 use table::{Rounds, row};
-use vm_emt::{ANYONE, Bell, Bells, Emt, Flow, Futex};
+use vm_emt::{ANYONE, Bell, Bells, Emt, Flow, Futex, Woken};
 use vm_req::{Dest, Queues, Which};
 
 const CALLS: u32 = 20_000;
@@ -100,12 +100,13 @@ fn emt(idle: Idle) -> (Arc<Queues<Ctx>>, Server) {
                     work: 0,
                 };
                 while !over.load(SeqCst) {
-                    if me.bell.clear() {
+                    if queues.pending(0) {
+                        me.bell.clear();
                         queues.process(&mut me, Which::All);
                     } else if idle == Idle::Poll {
                         spin_loop();
-                    } else {
-                        me.bell.park(None);
+                    } else if me.bell.park(None) == Woken::Rung {
+                        me.bell.clear();
                     }
                 }
             }

@@ -16,7 +16,7 @@
 
 use std::ptr::NonNull;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
 use crate::node::{Node, release};
 use crate::sync::{AtomicPtr, AtomicUsize, Mutex, MutexGuard};
@@ -57,7 +57,9 @@ impl List {
 
     /// Whether anything is queued.
     pub(crate) fn is_empty(&self) -> bool {
-        self.stack.load(SeqCst).is_null() && self.backlog.load(SeqCst) == 0
+        // Acquire: pairs with the stores under the lock. Who sees the stack emptied by `sort` sees
+        // the backlog that was raised before that.
+        self.stack.load(SeqCst).is_null() && self.backlog.load(Acquire) == 0
     }
 
     /// Queues a node.
@@ -102,7 +104,7 @@ impl List {
                     self.sort(&mut sorted);
                 }
                 let node = sorted.pop();
-                self.backlog.store(sorted.len, SeqCst);
+                self.backlog.store(sorted.len, Release); // pairs with is_empty
                 node?
             };
             // SAFETY: out of the list and not done or released yet, hence live.
@@ -119,7 +121,7 @@ impl List {
         let mut sorted = self.lock();
         self.sort(&mut sorted);
         let found = sorted.remove(node);
-        self.backlog.store(sorted.len, SeqCst);
+        self.backlog.store(sorted.len, Release); // pairs with is_empty
         found
     }
 
@@ -130,7 +132,7 @@ impl List {
     /// Moves the stack behind what is sorted. The backlog is raised first, so that `is_empty` never
     /// says so while nodes are between the two.
     fn sort(&self, sorted: &mut Sorted) {
-        self.backlog.store(sorted.len + 1, SeqCst);
+        self.backlog.store(sorted.len + 1, Release); // pairs with is_empty
         let mut newest = NonNull::new(self.stack.swap(std::ptr::null_mut(), SeqCst));
         // Reverse: the stack runs from newest to oldest.
         let mut chain: Option<NonNull<Node>> = None;
@@ -236,7 +238,7 @@ mod tests {
         fn requests_are_taken_in_order_whatever_is_withdrawn(acts in acts()) {
             let list = List::new();
             let jobs: Vec<_> =
-                acts.iter().map(|_| Job::on_stack(Waiter::Thread, |_: &mut ()| ())).collect();
+                acts.iter().map(|_| Job::call(Waiter::Thread, |_: &mut ()| ())).collect();
             let mut model = VecDeque::new();
             for (n, act) in acts.iter().enumerate() {
                 match *act {
@@ -252,13 +254,13 @@ mod tests {
                     }
                     Act::Cancel(at) => {
                         if let Some((n, queued)) = model.remove(at) {
-                            prop_assert_eq!(jobs[n].node().cancel(), true);
+                            prop_assert_eq!(jobs[n].node().cancel(), queued);
                             prop_assert!(list.unlink(jobs[n].link()) || !queued);
                         }
                     }
                     Act::CancelOnly(at) => {
                         if let Some((n, queued)) = model.get_mut(at) {
-                            prop_assert!(jobs[*n].node().cancel());
+                            prop_assert_eq!(jobs[*n].node().cancel(), *queued);
                             *queued = false;
                         }
                     }

@@ -1,25 +1,31 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One request: the closure, its reply and the word both sides agree on.
+//! One request: the closure, its reply and the two words its sides agree on.
 //!
-//! A [`Job`] lives on the caller's stack (a call) or in an `Arc` (a post). Its first field is the
-//! [`Node`] that lists link. The node's word decides who may touch what:
+//! A [`Job`] lives on the caller's stack (a call) or in a box (a post). It begins with the [`Node`]
+//! that lists link. Two words say who may touch what, each on a cache line of its own, so that a
+//! caller that polls for its answer does not slow the EMT that claims and runs the request:
 //!
-//! | word | op | reply | memory belongs to |
-//! |---|---|---|---|
-//! | 0 (queued) | nobody | nobody | a list |
-//! | RUNNING | the EMT | the EMT | the EMT |
-//! | DONE | gone | the caller | the caller |
-//! | CANCELLED | the caller, once unlinked | nobody | whoever unlinks it; RELEASED hands it back |
+//! | claim (calls only) | op | memory belongs to |
+//! |---|---|---|
+//! | 0 (queued) | nobody | the list |
+//! | CLAIMED | the EMT | the EMT, until it answers |
+//! | CANCELLED | nobody | whoever unlinks it; RELEASED hands it back |
+//!
+//! | answer | reply | memory belongs to |
+//! |---|---|---|
+//! | 0 | the EMT, once it has claimed | as above |
+//! | DONE | the caller | the caller; of a post, whoever comes second of DONE and DETACHED |
 
-// UNSAFETY: a call allocates nothing, so its request is linked by address while its caller waits.
+// UNSAFETY: a call allocates nothing, so its request is linked by address while its caller waits; a
+// post is owned by its ticket and its EMT together.
 #![expect(unsafe_code, reason = "requests on the caller's stack, erased by type")]
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::time::Instant;
 
 use vm_emt::{ANYONE, Bells, Futex};
 
@@ -27,23 +33,27 @@ use crate::error::CallError;
 use crate::sync::AtomicPtr;
 
 /// An EMT took it: no cancelling any more.
-const RUNNING: u32 = 1;
-/// The reply is in place and nobody but the caller touches the job any more.
-const DONE: u32 = 2;
+const CLAIMED: u32 = 1;
 /// The caller gave up before anybody took it.
-const CANCELLED: u32 = 4;
+const CANCELLED: u32 = 2;
 /// A cancelled node is out of every list and hand.
-const RELEASED: u32 = 8;
-/// The caller sleeps on the word.
-const SLEEPER: u32 = 16;
+const RELEASED: u32 = 4;
+/// The reply is in place.
+const DONE: u32 = 8;
+/// A post's ticket is gone.
+const DETACHED: u32 = 16;
+/// Somebody sleeps on the word.
+const SLEEPER: u32 = 32;
 
 /// Who waits for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Waiter {
-    /// A thread that sleeps on the node's word, if anybody.
+    /// A thread that sleeps on the answer.
     Thread,
     /// An EMT, which sleeps on its bell.
     Emt(u32),
+    /// The holder of a ticket, if there still is one.
+    Ticket,
 }
 
 /// What to do with a taken request.
@@ -59,85 +69,98 @@ pub(crate) enum Verdict {
 pub(crate) struct Node {
     /// The next older node (in the stack) or newer one (in the sorted list). Belongs to the list.
     pub(crate) next: AtomicPtr<Node>,
-    word: Futex,
+    claim: Futex,
     waiter: Waiter,
-    settle: unsafe fn(NonNull<Node>, Verdict),
-    /// Gives back the list's share of a job in an `Arc`.
-    unref: Option<unsafe fn(NonNull<Node>)>,
+    settle: unsafe fn(NonNull<Node>, Verdict, &Bells),
 }
 
 /// A request with its closure and its reply.
 #[repr(C)]
 pub(crate) struct Job<F, T> {
+    front: Front<F>,
+    answer: Answer<T>,
+}
+
+/// What the EMT reads. First in the job, and the node first in it.
+#[repr(C, align(64))]
+struct Front<F> {
     node: Node,
     op: UnsafeCell<Option<F>>,
+}
+
+/// What the caller reads.
+#[repr(align(64))]
+pub(crate) struct Answer<T> {
+    word: Futex,
     reply: UnsafeCell<Option<Result<T, CallError>>>,
 }
 
-// SAFETY: `op` and `reply` are each touched by one side at a time, as the word says; what crosses
+// SAFETY: `op` and `reply` are each touched by one side at a time, as the words say; what crosses
 // threads is F and T themselves.
 unsafe impl<F: Send, T: Send> Sync for Job<F, T> {}
 
-impl<F, T> std::fmt::Debug for Job<F, T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Job")
-            .field("node", &self.node)
-            .finish_non_exhaustive()
-    }
-}
-
 impl<F, T> Job<F, T> {
     /// A call's job. The list must be fed only to consumers whose context is a `C`.
-    pub(crate) fn on_stack<C>(waiter: Waiter, op: F) -> Self
-    where
-        F: FnOnce(&mut C) -> T,
-    {
-        Self::new::<C>(waiter, None, op)
-    }
-
-    /// A post's job.
-    pub(crate) fn shared<C>(op: F) -> Arc<Self>
-    where
-        F: FnOnce(&mut C) -> T,
-    {
-        Arc::new(Self::new::<C>(Waiter::Thread, Some(unref::<F, T>), op))
-    }
-
-    fn new<C>(waiter: Waiter, unref: Option<unsafe fn(NonNull<Node>)>, op: F) -> Self
+    pub(crate) fn call<C>(waiter: Waiter, op: F) -> Self
     where
         F: FnOnce(&mut C) -> T,
     {
         Self {
-            node: Node {
-                next: AtomicPtr::new(std::ptr::null_mut()),
-                word: Futex::new(0),
-                waiter,
-                settle: settle::<C, F, T>,
-                unref,
+            front: Front {
+                node: Node {
+                    next: AtomicPtr::new(std::ptr::null_mut()),
+                    claim: Futex::new(0),
+                    waiter,
+                    settle: settle::<C, F, T>,
+                },
+                op: UnsafeCell::new(Some(op)),
             },
-            op: UnsafeCell::new(Some(op)),
-            reply: UnsafeCell::new(None),
+            answer: Answer {
+                word: Futex::new(0),
+                reply: UnsafeCell::new(None),
+            },
         }
     }
 
+    /// A post's job, owned by the ticket and the consumer of the link together.
+    pub(crate) fn post<C>(op: F) -> (NonNull<Node>, Shared<T>)
+    where
+        F: FnOnce(&mut C) -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let job = Box::into_raw(Box::new(Self::call::<C>(Waiter::Ticket, op)));
+        let job = NonNull::new(job).expect("a box is not null");
+        (job.cast(), Shared { job })
+    }
+
     pub(crate) fn node(&self) -> &Node {
-        &self.node
+        &self.front.node
+    }
+
+    pub(crate) fn answer(&self) -> &Answer<T> {
+        &self.answer
     }
 
     /// The address lists link. It reaches the whole job.
     pub(crate) fn link(&self) -> NonNull<Node> {
         NonNull::from(self).cast()
     }
+}
 
-    /// The list's share of a job in an `Arc`, given back by its consumer.
-    pub(crate) fn link_shared(self: &Arc<Self>) -> NonNull<Node> {
-        let raw = Arc::into_raw(Arc::clone(self)).cast_mut();
-        NonNull::new(raw).expect("an Arc is not null").cast()
+impl<T> Answer<T> {
+    /// Whether the reply is in place.
+    pub(crate) fn done(&self) -> bool {
+        self.word.load() & DONE != 0
+    }
+
+    /// Sleeps until the reply is in place; `false` if `deadline` passed first.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
+        sleep_until(&self.word, DONE, deadline)
     }
 
     /// The reply, once.
-    pub(crate) fn take_reply(&self) -> Option<Result<T, CallError>> {
-        if !self.node.done() {
+    pub(crate) fn take(&self) -> Option<Result<T, CallError>> {
+        if !self.done() {
             return None;
         }
         // SAFETY: DONE: the consumer is finished with the reply, and the one caller (a call's frame,
@@ -146,34 +169,93 @@ impl<F, T> Job<F, T> {
     }
 }
 
-/// Runs or refuses the op and puts the reply in its place.
+/// A job without the type of its closure.
+trait Outcome<T>: Send + Sync {
+    fn answer(&self) -> &Answer<T>;
+}
+
+impl<F: Send, T: Send> Outcome<T> for Job<F, T> {
+    fn answer(&self) -> &Answer<T> {
+        &self.answer
+    }
+}
+
+/// A ticket's share of a job.
+pub(crate) struct Shared<T> {
+    job: NonNull<dyn Outcome<T>>,
+}
+
+// SAFETY: the share is one of two owners of a job that is Send and Sync.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above; `&Shared` reaches only the answer, and its reply is taken through `&mut Ticket`.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub(crate) fn answer(&self) -> &Answer<T> {
+        // SAFETY: the job lives until both shares are given up, and this one is not.
+        unsafe { self.job.as_ref() }.answer()
+    }
+}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        if self.answer().word.fetch_or(DETACHED) & DONE != 0 {
+            // SAFETY: the consumer is done, so this is the last share of what was a box.
+            drop(unsafe { Box::from_raw(self.job.as_ptr()) });
+        }
+    }
+}
+
+/// Runs or refuses the op, puts the reply in its place and wakes the caller, after which the job may
+/// be gone.
 ///
 /// # Safety
-/// `node` is the first field of a `Job<F, T>` that the caller took, and a `Run` verdict holds a
-/// `C` that is the caller's alone for the time of the call.
-unsafe fn settle<C, F, T>(node: NonNull<Node>, verdict: Verdict)
+/// `node` begins a live `Job<F, T>` that is out of every list and that the caller [took](Node::take).
+/// A `Run` verdict holds a `C` that is the caller's alone for the time of the call.
+unsafe fn settle<C, F, T>(node: NonNull<Node>, verdict: Verdict, bells: &Bells)
 where
     F: FnOnce(&mut C) -> T,
 {
-    // SAFETY: the node is the first field of a live Job (repr(C)); only shared access is made of it.
-    let job = unsafe { node.cast::<Job<F, T>>().as_ref() };
-    // SAFETY: taken (RUNNING): nobody else touches the op.
-    let op = unsafe { (*job.op.get()).take() };
-    let reply = match (verdict, op) {
-        (Verdict::Run(me), Some(op)) => {
-            let mut me = me.cast::<C>();
-            // SAFETY: the caller lends its context for this call.
-            let me = unsafe { me.as_mut() };
-            guarded(|| op(me))
-        }
-        (Verdict::Refuse(why), op) => {
-            // The op's own Drop may panic too; it must not take the consumer with it.
-            guarded(|| drop(op)).and(Err(why))
-        }
-        (Verdict::Run(_), None) => Err(CallError::Taken),
+    let job = node.cast::<Job<F, T>>();
+    let (waiter, key) = {
+        // SAFETY: the node begins a live Job (repr(C)); only shared access is made of it, and none
+        // after DONE.
+        let job = unsafe { job.as_ref() };
+        // SAFETY: taken: nobody else touches the op.
+        let op = unsafe { (*job.front.op.get()).take() };
+        let reply = match (verdict, op) {
+            (Verdict::Run(me), Some(op)) => {
+                let mut me = me.cast::<C>();
+                // SAFETY: the caller lends its context for this call.
+                let me = unsafe { me.as_mut() };
+                guarded(|| op(me))
+            }
+            (Verdict::Refuse(why), op) => {
+                // The op's own Drop may panic too; it must not take the consumer with it.
+                guarded(|| drop(op)).and(Err(why))
+            }
+            (Verdict::Run(_), None) => Err(CallError::Taken),
+        };
+        // SAFETY: taken, and not yet DONE: nobody else touches the reply.
+        unsafe { *job.answer.reply.get() = Some(reply) };
+        (job.front.node.waiter, job.answer.word.key())
     };
-    // SAFETY: taken, and not yet DONE: nobody else touches the reply.
-    unsafe { *job.reply.get() = Some(reply) };
+    // SAFETY: still live: DONE is set by this very operation.
+    let old = unsafe { job.as_ref() }.answer.word.fetch_or(DONE);
+    if old & SLEEPER != 0 {
+        key.wake_all(ANYONE);
+    }
+    match waiter {
+        Waiter::Thread => {}
+        Waiter::Emt(v) => bells.ring(v),
+        Waiter::Ticket if old & DETACHED == 0 => {}
+        Waiter::Ticket => {
+            // SAFETY: the ticket is gone, so this is the last share of what was a box.
+            let job = unsafe { Box::from_raw(job.as_ptr()) };
+            // A result nobody wants is dropped here, on the EMT; its panic is nobody's.
+            let _dropped = guarded(|| drop(job));
+        }
+    }
 }
 
 /// Runs `op`; a panic becomes an error.
@@ -187,61 +269,36 @@ pub(crate) fn guarded<T>(op: impl FnOnce() -> T) -> Result<T, CallError> {
     })
 }
 
-/// # Safety
-/// `node` came from `Job::<F, T>::link_shared`, once.
-unsafe fn unref<F, T>(node: NonNull<Node>) {
-    // SAFETY: the counterpart of the Arc::into_raw in link_shared.
-    let job = unsafe { Arc::from_raw(node.cast::<Job<F, T>>().as_ptr().cast_const()) };
-    // A detached ticket's result is dropped here, on the EMT; its panic is nobody's.
-    let _dropped = guarded(|| drop(job));
-}
-
 impl Node {
-    /// Whether the reply is in place.
-    pub(crate) fn done(&self) -> bool {
-        self.word.load() & DONE != 0
-    }
-
     /// Takes a queued request for running or refusing. `false`: its caller cancelled it.
     pub(crate) fn take(&self) -> bool {
-        self.word.fetch_or(RUNNING) & CANCELLED == 0
+        // Nobody cancels a post.
+        self.waiter == Waiter::Ticket || self.claim.fetch_or(CLAIMED) & CANCELLED == 0
     }
 
-    /// Gives a request up unless somebody took it.
+    /// Gives a call up unless somebody took it.
     pub(crate) fn cancel(&self) -> bool {
-        let mut old = self.word.load();
-        while old & (RUNNING | DONE) == 0 {
-            match self.word.compare_exchange(old, old | CANCELLED) {
-                Ok(_) => return true,
-                Err(now) => old = now,
-            }
-        }
-        false
-    }
-
-    /// Sleeps until the reply is in place; `false` if `deadline` passed first.
-    pub(crate) fn wait_done(&self, deadline: Option<std::time::Instant>) -> bool {
-        self.sleep_until(DONE, deadline)
+        self.claim.compare_exchange(0, CANCELLED).is_ok()
     }
 
     /// Sleeps until a cancelled node is out of everybody's hands. Short: the holder is between
     /// finding it in a list and looking at its word.
     pub(crate) fn wait_released(&self) {
-        self.sleep_until(RELEASED, None);
+        sleep_until(&self.claim, RELEASED, None);
     }
+}
 
-    fn sleep_until(&self, bit: u32, deadline: Option<std::time::Instant>) -> bool {
-        loop {
-            let word = self.word.load();
-            if word & bit != 0 {
-                return true;
-            }
-            if word & SLEEPER == 0 && self.word.compare_exchange(word, word | SLEEPER).is_err() {
-                continue;
-            }
-            if !self.word.wait(word | SLEEPER, ANYONE, deadline) {
-                return self.word.load() & bit != 0;
-            }
+fn sleep_until(futex: &Futex, bit: u32, deadline: Option<Instant>) -> bool {
+    loop {
+        let word = futex.load();
+        if word & bit != 0 {
+            return true;
+        }
+        if word & SLEEPER == 0 && futex.compare_exchange(word, word | SLEEPER).is_err() {
+            continue;
+        }
+        if !futex.wait(word | SLEEPER, ANYONE, deadline) {
+            return futex.load() & bit != 0;
         }
     }
 }
@@ -252,9 +309,9 @@ impl Node {
 /// The node is live, out of every list, and [`Node::take`] answered `false` to the caller.
 pub(crate) unsafe fn release(node: NonNull<Node>) {
     // SAFETY: live until RELEASED is set.
-    let word = unsafe { &node.as_ref().word };
-    let key = word.key();
-    if word.fetch_or(RELEASED) & SLEEPER != 0 {
+    let claim = unsafe { &node.as_ref().claim };
+    let key = claim.key();
+    if claim.fetch_or(RELEASED) & SLEEPER != 0 {
         key.wake_all(ANYONE);
     }
 }
@@ -265,25 +322,8 @@ pub(crate) unsafe fn release(node: NonNull<Node>) {
 /// The node is live, out of every list, and [`Node::take`] answered `true` to the caller. A `Run`
 /// verdict holds the context type the job was made for, the caller's alone for the time of the call.
 pub(crate) unsafe fn finish(node: NonNull<Node>, verdict: Verdict, bells: &Bells) {
-    let (settle, unref, waiter) = {
-        // SAFETY: live until DONE is set, which is below.
-        let node = unsafe { node.as_ref() };
-        (node.settle, node.unref, node.waiter)
-    };
-    // SAFETY: settle was made for this very job; the rest is this function's own condition.
-    unsafe { settle(node, verdict) };
-    // SAFETY: still live: DONE is set below.
-    let word = unsafe { &node.as_ref().word };
-    let key = word.key();
-    let old = word.fetch_or(DONE);
-    if old & SLEEPER != 0 {
-        key.wake_all(ANYONE);
-    }
-    if let Waiter::Emt(v) = waiter {
-        bells.ring(v);
-    }
-    if let Some(unref) = unref {
-        // SAFETY: the list's share was given out once per link and this is its one end.
-        unsafe { unref(node) };
-    }
+    // SAFETY: live until it is settled.
+    let settle = unsafe { node.as_ref() }.settle;
+    // SAFETY: made for this very job; the rest is this function's own condition.
+    unsafe { settle(node, verdict, bells) };
 }

@@ -128,9 +128,9 @@ impl<C: Emt> Queues<C> {
             return Err(CallError::Deadlock);
         }
         let deadline = deadline(limit);
-        let job = Job::on_stack::<C>(Waiter::Emt(id), op);
-        let wait = || {
-            serve_until(me, deadline, |_| job.node().done());
+        let job = Job::call::<C>(Waiter::Emt(id), op);
+        let wait = |_| {
+            serve_until(me, deadline, |_| job.answer().done());
         };
         // SAFETY: made for C, which is what process runs on.
         let reply = unsafe { self.shared.run_scoped(list, to, &job, wait) };
@@ -144,14 +144,17 @@ impl<C: Emt> Queues<C> {
         to: Dest,
         op: impl FnOnce(&mut C) -> T + Send + 'static,
     ) -> Ticket<T> {
-        let to = match to {
-            Dest::Vcpu(v) => Some(v),
-            Dest::Any => None,
-        };
-        let job = Job::shared::<C>(op);
-        // SAFETY: made for C, which is what process runs on.
-        let rung = unsafe { self.shared.post(to, &job) };
-        Ticket::new(Arc::clone(&self.shared), rung, job)
+        self.post_as(to, Urgency::Ordinary, op)
+    }
+
+    /// [`post`](Self::post) to one EMT, which also serves it while it waits for something else, and
+    /// before its other requests. Only for what is harmless there.
+    pub fn post_priority<T: Send + 'static>(
+        &self,
+        to: u32,
+        op: impl FnOnce(&mut C) -> T + Send + 'static,
+    ) -> Ticket<T> {
+        self.post_as(Dest::Vcpu(to), Urgency::Priority, op)
     }
 
     /// Runs `op` on every EMT, one after the other, all within one `limit`. One result per vCPU, by
@@ -241,6 +244,22 @@ impl<C: Emt> Queues<C> {
         self.shared.stats()
     }
 
+    fn post_as<T: Send + 'static>(
+        &self,
+        to: Dest,
+        urgency: Urgency,
+        op: impl FnOnce(&mut C) -> T + Send + 'static,
+    ) -> Ticket<T> {
+        let to = match to {
+            Dest::Vcpu(v) => Some(v),
+            Dest::Any => None,
+        };
+        let (node, job) = Job::post::<C>(op);
+        // SAFETY: made for C, which is what process runs on; the node is the consumer's share.
+        let rung = unsafe { self.shared.post(to, urgency, node) };
+        Ticket::new(Arc::clone(&self.shared), rung, job)
+    }
+
     fn call_outside<T: Send>(
         &self,
         to: u32,
@@ -253,8 +272,8 @@ impl<C: Emt> Queues<C> {
         }
         let list = self.shared.list(to, urgency)?;
         let deadline = deadline(limit);
-        let job = Job::on_stack::<C>(Waiter::Thread, op);
-        let wait = || self.shared.sleep(job.node(), to, deadline);
+        let job = Job::call::<C>(Waiter::Thread, op);
+        let wait = |seen| self.shared.sleep(job.answer(), to, seen, deadline);
         // SAFETY: made for C, which is what process runs on.
         let reply = unsafe { self.shared.run_scoped(list, to, &job, wait) };
         reply.unwrap_or_else(|| Err(self.shared.late(to)))

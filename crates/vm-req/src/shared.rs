@@ -16,11 +16,11 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Instant;
 
-use vm_emt::{Bells, Departure, Phase};
+use vm_emt::{Bells, Departure, Phase, Word};
 
 use crate::error::CallError;
 use crate::list::List;
-use crate::node::{Job, Node, Verdict, finish};
+use crate::node::{Answer, Job, Node, Verdict, finish};
 use crate::sync::AtomicBool;
 
 /// How long a caller spins for an EMT that is awake before it sleeps, in PAUSE instructions: a few
@@ -100,12 +100,10 @@ impl Shared {
         shared
     }
 
+    /// The list of EMT `to`.
+    ///
     /// # Errors
     /// There is no such vCPU, or the queues are closed.
-    pub(crate) fn admit(&self, to: u32) -> Result<&List, CallError> {
-        self.list(to, Urgency::Ordinary)
-    }
-
     pub(crate) fn list(&self, to: u32, urgency: Urgency) -> Result<&List, CallError> {
         let lane = self.lane(to).ok_or(CallError::NoSuchVcpu {
             vcpu: to,
@@ -130,47 +128,47 @@ impl Shared {
         list: &List,
         to: u32,
         job: &Job<F, T>,
-        wait: impl FnOnce(),
+        wait: impl FnOnce(Word),
     ) -> Option<Result<T, CallError>> {
         let node = job.link();
         {
             // Also on unwinding out of a kick or of what the waiting EMT serves: the job's memory is
             // about to go away.
-            let _withdraw = Withdraw {
-                list,
-                job: job.node(),
-                node,
-            };
+            let _withdraw = Withdraw { list, job };
             #[cfg(loom)]
             if self.bells.fault() == vm_emt::Fault::PublishAfterRing {
                 self.bells.ring(to);
             }
             // SAFETY: the job lives until the guard has it done, released or unlinked.
             unsafe { list.push(node) };
-            self.announce(to);
-            wait();
+            wait(self.announce(to));
         }
-        let reply = job.take_reply();
+        let reply = job.answer().take();
         if reply.is_none() {
             self.cancelled.fetch_add(1, Relaxed); // a counter: orders nothing
         }
         reply
     }
 
-    /// Queues a shared job for EMT `to`, or for any (`None`). Answers whom a late answer is blamed
+    /// Queues a post's job for EMT `to`, or for any (`None`). Answers whom a late answer is blamed
     /// on.
     ///
     /// # Safety
-    /// As [`run_scoped`](Self::run_scoped).
-    pub(crate) unsafe fn post<F, T>(&self, to: Option<u32>, job: &Arc<Job<F, T>>) -> u32 {
-        let list = match to.map_or(Ok(&self.any), |v| self.admit(v)) {
-            Ok(_) if self.closed.load(SeqCst) => Err(CallError::Killed),
-            other => other,
+    /// As [`run_scoped`](Self::run_scoped); and `node` is the consumer's share of a post's job.
+    pub(crate) unsafe fn post(
+        &self,
+        to: Option<u32>,
+        urgency: Urgency,
+        node: NonNull<Node>,
+    ) -> u32 {
+        let list = match to {
+            Some(v) => self.list(v, urgency),
+            None if self.closed() => Err(CallError::Killed),
+            None => Ok(&self.any),
         };
-        let node = job.link_shared();
         match list {
             Ok(list) => {
-                // SAFETY: the list's share of the Arc keeps the job alive.
+                // SAFETY: the consumer's share keeps the job alive.
                 unsafe { list.push(node) };
                 match to {
                     Some(v) => {
@@ -181,17 +179,16 @@ impl Shared {
                 }
             }
             Err(why) => {
-                if job.node().take() {
-                    // SAFETY: in no list, and just taken.
-                    unsafe { finish(node, Verdict::Refuse(why), &self.bells) };
-                }
+                self.refused.fetch_add(1, Relaxed); // a counter: orders nothing
+                // SAFETY: in no list, and nobody cancels a post.
+                unsafe { finish(node, Verdict::Refuse(why), &self.bells) };
                 to.unwrap_or(0)
             }
         }
     }
 
     /// Rings for a pushed request and refuses it if nobody will look.
-    fn announce(&self, to: u32) {
+    fn announce(&self, to: u32) -> Word {
         let seen = {
             #[cfg(loom)]
             if self.bells.fault() == vm_emt::Fault::PublishAfterRing {
@@ -205,6 +202,7 @@ impl Shared {
         if !seen.live() || self.closed.load(SeqCst) {
             self.refuse_lane(to);
         }
+        seen
     }
 
     /// Rings one EMT for a request that any may run: a parked one, the lowest first; else the
@@ -306,16 +304,27 @@ impl Shared {
         }
     }
 
-    /// Sleeps until `node` is done, on a thread that is no EMT of this VM. Spins first, but only
-    /// while EMT `to` says that it is awake.
-    pub(crate) fn sleep(&self, node: &Node, to: u32, deadline: Option<Instant>) {
-        for turn in 0..self.spins {
-            if node.done() || (turn % LOOK_EVERY == 0 && !self.bells.word(to).awake()) {
-                break;
+    /// Sleeps until there is an answer from EMT `to`, on a thread that is no EMT of this VM. Spins
+    /// first, but only while that EMT says that it is awake, as it did when `seen`.
+    pub(crate) fn sleep<T>(
+        &self,
+        answer: &Answer<T>,
+        to: u32,
+        seen: Word,
+        deadline: Option<Instant>,
+    ) {
+        if seen.awake() {
+            for turn in 1..=self.spins {
+                if answer.done() {
+                    return;
+                }
+                if turn % LOOK_EVERY == 0 && !self.bells.word(to).awake() {
+                    break;
+                }
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
         }
-        node.wait_done(deadline);
+        answer.wait(deadline);
     }
 
     pub(crate) fn late(&self, vcpu: u32) -> CallError {
@@ -355,21 +364,21 @@ impl Departure for Shared {
 }
 
 /// Takes a call's node back, or waits for what has begun.
-struct Withdraw<'a> {
+struct Withdraw<'a, F, T> {
     list: &'a List,
-    job: &'a Node,
-    node: NonNull<Node>,
+    job: &'a Job<F, T>,
 }
 
-impl Drop for Withdraw<'_> {
+impl<F, T> Drop for Withdraw<'_, F, T> {
     fn drop(&mut self) {
-        if self.job.done() {
+        let (node, answer) = (self.job.node(), self.job.answer());
+        if answer.done() {
             return;
         }
-        if !self.job.cancel() {
-            self.job.wait_done(None);
-        } else if !self.list.unlink(self.node) {
-            self.job.wait_released();
+        if !node.cancel() {
+            answer.wait(None);
+        } else if !self.list.unlink(self.job.link()) {
+            node.wait_released();
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::CallError;
-use crate::node::{Job, Node};
+use crate::node;
 use crate::shared::Shared;
 
 /// The result of a [post](crate::Queues::post), to be waited for any number of times until it is
@@ -16,34 +16,18 @@ use crate::shared::Shared;
 pub struct Ticket<T> {
     shared: Arc<Shared>,
     to: u32,
-    job: Arc<dyn Outcome<T>>,
-}
-
-/// A job without the type of its closure.
-pub(crate) trait Outcome<T>: Send + Sync {
-    fn node(&self) -> &Node;
-    fn take_reply(&self) -> Option<Result<T, CallError>>;
-}
-
-impl<F: Send, T: Send> Outcome<T> for Job<F, T> {
-    fn node(&self) -> &Node {
-        self.node()
-    }
-
-    fn take_reply(&self) -> Option<Result<T, CallError>> {
-        self.take_reply()
-    }
+    job: node::Shared<T>,
 }
 
 impl<T> Ticket<T> {
-    pub(crate) fn new(shared: Arc<Shared>, to: u32, job: Arc<dyn Outcome<T>>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, to: u32, job: node::Shared<T>) -> Self {
         Self { shared, to, job }
     }
 
     /// Whether a result is there (or was, and has been taken).
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.job.node().done()
+        self.job.answer().done()
     }
 
     /// Waits for the result, for `limit` at most (`None`: as long as it takes; zero: only looks).
@@ -55,21 +39,19 @@ impl<T> Ticket<T> {
     /// # Thread
     /// Any; blocks unless `limit` is zero.
     pub fn wait(&mut self, limit: Option<Duration>) -> Result<T, CallError> {
-        let node = self.job.node();
-        if !node.done() && limit != Some(Duration::ZERO) {
+        let answer = self.job.answer();
+        if !answer.done() && limit != Some(Duration::ZERO) {
             if self.shared.bells.current().is_some() {
                 return Err(CallError::OnEmt);
             }
-            self.shared.sleep(
-                node,
-                self.to,
-                limit.and_then(|time| Instant::now().checked_add(time)),
-            );
+            let deadline = limit.and_then(|time| Instant::now().checked_add(time));
+            self.shared
+                .sleep(answer, self.to, self.shared.bells.word(self.to), deadline);
         }
-        if !node.done() {
+        if !answer.done() {
             return Err(self.shared.late(self.to));
         }
-        self.job.take_reply().unwrap_or(Err(CallError::Taken))
+        answer.take().unwrap_or(Err(CallError::Taken))
     }
 }
 

@@ -107,13 +107,6 @@ impl Rig {
         Hold { release, ticket }
     }
 
-    /// Waits until somebody rang EMT `v` after `rings` earlier rings: what it rang for is queued.
-    pub(crate) fn until_rung(&self, v: u32, rings: u64) {
-        while self.bells.counts(v).rings == rings {
-            std::thread::yield_now();
-        }
-    }
-
     /// Ends EMT `v`'s loop and waits until it has left.
     pub(crate) fn end(&self, v: u32) {
         let _detached = self.post(Dest::Vcpu(v), |me| me.ask = Flow::Stop);

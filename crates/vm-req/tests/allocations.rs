@@ -1,0 +1,99 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! A call allocates nothing on either side, a post once.
+
+// UNSAFETY: an allocator that counts is the only witness; it hands everything on to the system's.
+#![expect(unsafe_code, reason = "counts allocations")]
+#![cfg(not(loom))]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+
+use vm_emt::{Bell, Bells, Emt, Flow};
+use vm_req::{Dest, Queues, Which};
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+struct Counting;
+
+// SAFETY: every method hands its arguments on to the system allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, SeqCst);
+        // SAFETY: the caller's promise is ours to the system allocator.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+struct Ctx {
+    bell: Bell,
+    ran: u64,
+    next: Flow,
+}
+
+impl Emt for Ctx {
+    fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    fn serve(&mut self) -> Flow {
+        Flow::Continue
+    }
+
+    fn take_flow(&mut self) -> Flow {
+        std::mem::take(&mut self.next)
+    }
+}
+
+/// The only test of this file: another one's allocations would be counted too.
+#[test]
+fn a_call_allocates_nothing_and_a_post_once() {
+    let bells = Bells::new(1);
+    let queues = Queues::<Ctx>::new(bells.clone());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let bell = bells.enroll(0).unwrap();
+            let mut me = Ctx {
+                bell,
+                ran: 0,
+                next: Flow::Continue,
+            };
+            loop {
+                me.bell.clear();
+                if queues.process(&mut me, Which::All) == Flow::Stop {
+                    break;
+                }
+                me.bell.park(None);
+            }
+        });
+        assert!(bells.wait_live(0, None));
+        let count = || queues.call(0, None, |me| me.ran += 1);
+        assert_eq!(
+            count(),
+            Ok(()),
+            "whatever a first call may set up is set up"
+        );
+
+        let before = ALLOCATIONS.load(SeqCst);
+        for _ in 0..1000 {
+            assert_eq!(count(), Ok(()));
+        }
+        assert_eq!(ALLOCATIONS.load(SeqCst) - before, 0);
+
+        for _ in 0..1000 {
+            drop(queues.post(Dest::Vcpu(0), |me| me.ran += 1));
+        }
+        assert_eq!(queues.call(0, None, |me| me.ran), Ok(2001));
+        assert_eq!(ALLOCATIONS.load(SeqCst) - before, 1000);
+        assert_eq!(queues.call(0, None, |me| me.next = Flow::Stop), Ok(()));
+    });
+}
