@@ -378,7 +378,10 @@ fn posting(rounds: Rounds, producers: u32) {
     };
     let mut ours = || {
         let (queues, _server) = emt(Idle::Poll);
-        let post = || drop(queues.post(Dest::Vcpu(0), |me| me.work += 1));
+        let post = || {
+            let add = black_box(1_u64);
+            drop(queues.post(Dest::Vcpu(0), move |me| me.work += add));
+        };
         spread(&post, &|| call(&queues))
     };
     row(
@@ -388,7 +391,12 @@ fn posting(rounds: Rounds, producers: u32) {
         ("crossbeam-channel", 1.0),
         &mut || {
             let (sender, _server) = crossbeam(Idle::Poll);
-            let post = || sender.send(Box::new(|work| *work += 1)).expect("it serves");
+            let post = || {
+                let add = black_box(1_u64); // without it the box would be empty, and free
+                sender
+                    .send(Box::new(move |work| *work += add))
+                    .expect("it serves");
+            };
             spread(&post, &|| crossbeam_call(&sender))
         },
     );
