@@ -112,15 +112,17 @@ fn t_q08_q09_results_are_the_callers_alone() {
 fn t_q10_a_request_that_processes_runs_each_of_the_rest_once_and_in_order() {
     let rig = Rig::new(1);
     let hold = rig.hold(0);
-    drop(rig.post(Dest::Vcpu(0), |me| {
+    let mut outer = rig.post(Dest::Vcpu(0), |me| {
         me.log.push("outer begins");
         let queues = me.queues.clone();
         queues.process(me, vm_req::Which::All);
         me.log.push("outer ends");
-    }));
+    });
     drop(rig.post(Dest::Vcpu(0), |me| me.log.push("x")));
     drop(rig.post(Dest::Vcpu(0), |me| me.log.push("y")));
     hold.release();
+    // Asked for only then: the inner processing would serve the question too.
+    assert_eq!(outer.wait(None), Ok(()));
     let log = rig.call(0, None, |me| me.log.clone());
     assert_eq!(log, Ok(vec!["outer begins", "x", "y", "outer ends"]));
 }
