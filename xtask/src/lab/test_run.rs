@@ -89,7 +89,10 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
         let mut workers = Vec::new();
         for n in 0..LABS_AT_ONCE {
             let worker = || -> Result<()> {
-                while let Some(group) = locked(&groups).pop_front() {
+                loop {
+                    // Taken in a statement of its own, so that the lock is free during the run.
+                    let next = locked(&groups).pop_front();
+                    let Some(group) = next else { break };
                     lab.run(&group)?;
                 }
                 Ok(())

@@ -49,6 +49,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     checks.push(serial_input());
     checks.push(memory(lab_memory_mib));
     checks.push(reboot());
+    checks.push(reset());
     checks
 }
 
@@ -178,6 +179,35 @@ fn reboot() -> Check {
         lacks: vec!["Kernel panic"],
         limit_s: BOOT_LIMIT_S,
         quick: true,
+    }
+}
+
+/// The guest reboots again and again; the second time it comes up is enough.
+fn reset() -> Check {
+    let vmm = run("vmlinux-6.1", 1, "256M", "", "reboot");
+    let script = format!(
+        "{vmm} </dev/null >output 2>&1 &
+         for step in $(seq 1 800); do
+             [ $(grep -c 'userspace reached' output) -ge 2 ] && break
+             sleep 0.1
+         done
+         kill -TERM $!
+         wait $!
+         status=$?
+         cat output
+         [ $(grep -c 'userspace reached' output) -ge 2 ] && echo 'it came up again'
+         exit $status"
+    );
+    Check {
+        name: "a guest that reboots comes up again".into(),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script,
+        status: 0,
+        says: vec!["it came up again".into()],
+        lacks: vec!["Kernel panic"],
+        limit_s: BOOT_LIMIT_S,
+        quick: false,
     }
 }
 
