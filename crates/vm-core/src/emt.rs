@@ -108,7 +108,13 @@ impl vm_emt::Emt for Emt {
     fn take_flow(&mut self) -> Flow {
         // Asked once after each request.
         self.recorder.record(Flight::Request);
-        std::mem::take(&mut self.flow)
+        let asked = std::mem::take(&mut self.flow);
+        // A rendezvous does not wait behind whatever else is queued.
+        if self.shared.rendezvous.pending(self.id()) {
+            asked.max(Flow::Look)
+        } else {
+            asked
+        }
     }
 }
 

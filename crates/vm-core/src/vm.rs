@@ -45,6 +45,8 @@ impl Debug for Vm {
 struct Owner {
     shared: Arc<Shared>,
     joins: Mutex<Vec<Option<JoinHandle<()>>>>,
+    /// Writes a log record for each transition, before any other observer hears of it.
+    _records: Subscription,
     /// DESTROYING, from its beginning until the last EMT is joined.
     ending: Mutex<Option<Transition>>,
 }
@@ -61,7 +63,15 @@ impl Vm {
     pub fn create(spec: VmSpec, parts: Parts) -> Result<Self, VmError> {
         spec.check()?;
         let (shared, creation) = Shared::new(spec);
+        let name = shared.spec.name.clone();
+        let records = shared.state.observe(move |change| {
+            let Change {
+                old, new, cause, ..
+            } = change;
+            log::info!(target: "vm.transition", "{name}: {old} -> {new} ({cause})");
+        });
         let owner = Owner {
+            _records: records,
             shared: Arc::clone(&shared),
             joins: Mutex::new(Vec::new()),
             ending: Mutex::new(None),

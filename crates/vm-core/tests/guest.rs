@@ -119,7 +119,7 @@ fn after_a_guru_no_vcpu_executes_guest_code() {
 }
 
 #[test]
-fn a_triple_fault_resets_where_the_policy_says_so() {
+fn t_m12_a_triple_fault_resets_where_the_policy_says_so() {
     let machine = Machine::new(Script::new().work(1).fault(Fault::Shutdown));
     let mut spec = spec(1);
     spec.on_triple_fault = TripleFault::Reset;
@@ -202,7 +202,7 @@ fn an_access_nobody_answers_reads_all_ones_and_the_guest_goes_on() {
 }
 
 #[test]
-fn string_accesses_are_finished_before_the_vm_counts_as_suspended() {
+fn t_m07_string_accesses_are_finished_before_the_vm_counts_as_suspended() {
     let script = Script::new().then(vm_cpu::script::Step::PioWriteEach {
         port: 0x80,
         size: 1,

@@ -8,6 +8,8 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
@@ -441,7 +443,7 @@ fn t_c17_a_fatal_error_during_a_live_save_ends_the_save_and_stays() {
 }
 
 #[test]
-fn a_teleported_vm_says_so_until_it_is_resumed() {
+fn t_s07_a_teleported_vm_says_so_until_it_is_resumed() {
     let (_machine, vm) = running();
     let (saver, steps) = scripted(1, Fails::Never);
     let save = start(&vm, saver, Intent::Teleport);
@@ -449,7 +451,16 @@ fn a_teleported_vm_says_so_until_it_is_resumed() {
     steps.go_on();
     save.join().unwrap().unwrap();
     assert!(vm.teleported());
+    let seen = Arc::new(AtomicBool::new(false));
+    let (flag, handle) = (Arc::clone(&seen), vm.clone());
+    let watch = vm.observe(move |change| {
+        if change.new == State::Running {
+            flag.store(handle.teleported(), SeqCst);
+        }
+    });
     vm.resume(ResumeReason::TeleportFailed).unwrap();
+    drop(watch);
+    assert!(seen.load(SeqCst), "observers of RUNNING still saw the flag");
     assert!(!vm.teleported());
     end(&vm);
 }

@@ -170,11 +170,13 @@ pub(crate) fn resume(
                     devices.resume()?;
                 }
                 emt.primary.clock_ns = None;
-                shared.end_teleport();
                 Ok(State::Running)
             },
         },
-    )
+    )?;
+    // After observers heard of RUNNING, who may still want to know.
+    shared.end_teleport();
+    Ok(())
 }
 
 /// The machine as it was when it was powered on; a suspended VM stays suspended.
