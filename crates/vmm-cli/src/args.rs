@@ -23,6 +23,8 @@ pub(crate) enum Verb {
     Run(Box<RunArgs>),
     /// Show what this host can do, and which engine "auto" takes and why
     Host(HostArgs),
+    /// Show the states of a VM and which call is legal in which
+    States(StatesArgs),
 }
 
 /// `vmm run`.
@@ -79,6 +81,30 @@ pub(crate) struct HostArgs {
     /// As one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// `vmm states`.
+#[derive(Debug, Args)]
+pub(crate) struct StatesArgs {
+    /// What to print; docs/states.md is the default's output
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = StatesFormat::Markdown)]
+    pub(crate) format: StatesFormat,
+    /// As one JSON object: states, moves and operations
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
+}
+
+/// What `vmm states` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StatesFormat {
+    /// The diagram, for Mermaid
+    Mermaid,
+    /// The diagram, for Graphviz
+    Dot,
+    /// The matrix of legal calls, as a Markdown table
+    Matrix,
+    /// A page with diagram, matrix and the moves that no call makes
+    Markdown,
 }
 
 /// How much to log to standard error.

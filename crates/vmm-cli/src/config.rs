@@ -143,7 +143,9 @@ mod tests {
         let line = ["vmm", "run"].iter().chain(line);
         match crate::args::Cli::try_parse_from(line).unwrap().verb {
             crate::args::Verb::Run(args) => *args,
-            crate::args::Verb::Host(_) => unreachable!("run was given"),
+            crate::args::Verb::Host(_) | crate::args::Verb::States(_) => {
+                unreachable!("run was given")
+            }
         }
     }
 

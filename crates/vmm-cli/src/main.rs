@@ -15,6 +15,7 @@ mod logger;
 mod run;
 mod say;
 mod signals;
+mod states;
 mod terminal;
 
 use std::process::ExitCode;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
         Verb::Host(args) => host::host(&args),
+        Verb::States(args) => states::states(&args),
     };
     match done {
         Ok(status) => status.into(),
