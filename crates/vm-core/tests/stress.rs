@@ -2,25 +2,35 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Eight threads do random operations to one VM for as long as `VM_STRESS_OPS` says (operations in
-//! all; a slice if it is not set). No hang, no panic, no state that cannot be left.
+//! all; a slice if it is not set), on scripted vCPUs and on KVM. No hang, no panic, no state that
+//! cannot be left.
 
-#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at what it did not expect, and says what it skipped"
+)]
 
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use common::{DESTROY, LIMIT, Machine, busy};
-use vm_core::{BoxError, Cancel, Closing, Emt, Intent, Saver, Vm, VmError, Vote};
+use common::{DESTROY, LIMIT, Machine, busy, spec};
+use vm_core::{BoxError, Cancel, Closing, Emt, Intent, Parts, Saver, Vm, VmError, Vote};
+use vm_cpu::GuestRam;
+use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs};
+use vm_cpu_kvm::KvmEngine;
 use vm_emt::Flow;
+use vm_memory::{Bytes, GuestAddress};
 use vm_rendezvous::How;
 use vm_state::{ResumeReason, State, SuspendReason};
 
 const THREADS: u64 = 8;
-const SLICE: u64 = 8000;
+const SLICE: u64 = 2000;
 
 struct Quick;
 
@@ -64,19 +74,21 @@ fn operation(vm: &Vm, number: u64) -> Result<(), VmError> {
     }
 }
 
-#[test]
-fn eight_threads_of_random_operations_neither_hang_nor_break_the_vm() {
-    let operations: u64 = match std::env::var("VM_STRESS_OPS") {
+/// Operations in all.
+fn operations() -> u64 {
+    match std::env::var("VM_STRESS_OPS") {
         Ok(text) => text.parse().expect("VM_STRESS_OPS is a number"),
         Err(_) => SLICE,
-    };
-    let machine = Machine::new(busy());
-    let vm = machine.create(4);
+    }
+}
+
+fn storm(vm: &Vm) {
+    let operations = operations();
     vm.power_on().unwrap();
     let (done, effective) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         for seed in 1..=THREADS {
-            let (vm, done, effective) = (&vm, &done, &effective);
+            let (done, effective) = (&done, &effective);
             scope.spawn(move || {
                 let mut number = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
                 while done.fetch_add(1, SeqCst) < operations {
@@ -101,7 +113,57 @@ fn eight_threads_of_random_operations_neither_hang_nor_break_the_vm() {
         "{}",
         vm.state()
     );
-    machine.log.lock().unwrap().clear();
     vm.power_off().unwrap();
     vm.destroy(DESTROY).unwrap();
+}
+
+#[test]
+fn eight_threads_of_random_operations_neither_hang_nor_break_a_scripted_vm() {
+    let machine = Machine::new(busy());
+    storm(&machine.create(4));
+}
+
+/// Real mode, flat, at `cli; 1: jmp 1b`.
+fn spin(ram: &GuestRam) -> Result<Option<Start>, BoxError> {
+    const CODE: u64 = 0x1000;
+    ram.write_slice(&[0xfa, 0xeb, 0xfe], GuestAddress(CODE))?;
+    let segment = |attributes| Segment {
+        selector: 0,
+        base: 0,
+        limit: 0xffff,
+        attributes,
+    };
+    let (code, data) = (segment(0x9b), segment(0x93));
+    let system = SystemRegs {
+        cs: code,
+        ds: data,
+        es: data,
+        fs: data,
+        gs: data,
+        ss: data,
+        tr: segment(0x8b),
+        ldt: segment(0x82),
+        cr0: 0x6000_0010,
+        ..SystemRegs::default()
+    };
+    let gprs = Gprs {
+        rip: CODE,
+        rflags: 2,
+        ..Gprs::default()
+    };
+    Ok(Some(Start { gprs, system }))
+}
+
+#[test]
+fn eight_threads_of_random_operations_neither_hang_nor_break_a_vm_on_kvm() {
+    let engine = match KvmEngine::open() {
+        Ok(engine) => Arc::new(engine),
+        Err(e) => {
+            println!("skipped: {e}");
+            return;
+        }
+    };
+    let mut parts = Parts::bare(engine);
+    parts.firmware = Box::new(spin);
+    storm(&Vm::create(spec(4), parts).unwrap());
 }
