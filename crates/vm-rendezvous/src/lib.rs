@@ -9,6 +9,7 @@
 //! | [`How`], [`Ordered`] | ascending, descending, one by one, together, once; stop on error; limit |
 //! | [`Met`] | what came of it |
 //! | [`MeetError`] | why it did not |
+//! | [`kit`] | pause, kick and rendezvous tests for any vCPU loop |
 //!
 //! The initiator publishes a round and rings every bell (`vm-emt`). Each EMT comes from its loop and
 //! is held. When all are there, callbacks run in the stated order, each on its own EMT; then all
@@ -60,6 +61,8 @@
 mod board;
 mod error;
 mod how;
+#[cfg(not(loom))]
+pub mod kit;
 mod op;
 mod rendezvous;
 mod round;
