@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use rig::{Ctx, Rig};
-use vm_emt::{Flow, Phase};
+use vm_emt::{Flow, Phase, serve_until};
 use vm_rendezvous::{How, MeetError, Met};
 use vm_req::Dest;
 
@@ -37,6 +37,15 @@ fn kinds() -> [How; 5] {
         How::together(),
         How::once(),
     ]
+}
+
+/// Waits until all EMTs are there.
+fn until(rig: &Rig, phase: Phase) {
+    for v in 0..rig.bells.count() {
+        while rig.bells.word(v).phase() != phase {
+            thread::yield_now();
+        }
+    }
 }
 
 /// Meets and answers in which order the EMTs ran.
@@ -326,15 +335,11 @@ fn t_r16_what_a_nested_round_asked_for_is_merged_into_what_the_others_leave_with
 }
 
 #[test]
-fn t_r17_t_r18_emts_are_fetched_out_of_the_guest_and_none_is_there_during_callbacks() {
+fn t_r17_emts_are_fetched_out_of_the_guest_and_none_is_there_during_callbacks() {
     let rig = Rig::new(3);
     rig.guests.store(true, SeqCst);
     rig.bells.ring_all();
-    for v in 0..3 {
-        while rig.bells.word(v).phase() != Phase::InGuest {
-            thread::yield_now();
-        }
-    }
+    until(&rig, Phase::InGuest);
     for how in kinds() {
         let met: Met0 = rig.meet(how, |_| {
             assert!((0..3).all(|v| rig.bells.word(v).phase() == Phase::Idle));
@@ -343,6 +348,92 @@ fn t_r17_t_r18_emts_are_fetched_out_of_the_guest_and_none_is_there_during_callba
         assert_eq!(met.map(|met| met.held), Ok(3));
     }
     assert!((0..3).all(|v| rig.bells.counts(v).kicks >= 1));
+}
+
+#[test]
+fn t_r18_parked_emts_are_woken_once_and_park_again() {
+    let rig = Rig::new(3);
+    for how in kinds() {
+        until(&rig, Phase::Parked);
+        let before = [0, 1, 2].map(|v| rig.bells.counts(v).wakes);
+        let met: Met0 = rig.meet(how, |_| Ok(Flow::Continue));
+        assert_eq!(met.map(|met| met.held), Ok(3));
+        let after = [0, 1, 2].map(|v| rig.bells.counts(v).wakes);
+        assert_eq!(after, before.map(|wakes| wakes + 1));
+    }
+    until(&rig, Phase::Parked);
+    assert!((0..3).all(|v| rig.bells.counts(v).kicks == 0));
+}
+
+#[test]
+fn t_r18_an_emt_that_waits_for_another_comes_like_one_that_is_idle() {
+    let rig = Rig::new(3);
+    let hold = rig.hold(1);
+    let waits = rig.queues.post(Dest::Vcpu(0), |me| {
+        let queues = me.queues.clone();
+        queues.call_from(me, 1, None, |other| other.bell.id())
+    });
+    while !rig.queues.pending(1) {
+        thread::yield_now(); // until EMT 0 waits for EMT 1, EMT 2 being idle
+    }
+    thread::scope(|scope| {
+        let met = scope.spawn(|| order(&rig, How::descending()));
+        while !rig.pending(1) {
+            thread::yield_now();
+        }
+        hold.release();
+        assert_eq!(met.join().unwrap(), [2, 1, 0]);
+    });
+    let mut waits = waits;
+    assert_eq!(waits.wait(None), Ok(Ok(1)));
+}
+
+#[test]
+fn t_r19_while_a_callback_waits_a_priority_request_may_meet_and_others_have_to_wait() {
+    let rig = Rig::new(3);
+    let (log, waits, finished) = (Mutex::new(Vec::new()), Barrier::new(2), AtomicU32::new(0));
+    let note = |name: &'static str| {
+        let log = &log;
+        move |me: &mut Ctx| {
+            log.lock().unwrap().push((name, me.bell.id()));
+            Ok(Flow::Continue)
+        }
+    };
+    let run = |how: How, name| -> Met0 { rig.meet(how, note(name)) };
+    thread::scope(|scope| {
+        // As a suspend does whose device is not ready: EMT 0, the last, waits for it.
+        let suspend = scope.spawn(|| -> Met0 {
+            rig.meet(How::descending(), |me| {
+                if me.bell.id() == 0 {
+                    waits.wait();
+                    assert!(serve_until(me, None, |_| finished.load(SeqCst) == 1));
+                }
+                note("suspend")(me)
+            })
+        });
+        waits.wait();
+        let refused = run(How::once().limit(Duration::ZERO), "too early");
+        assert!(
+            matches!(refused, Err(MeetError::Late { vcpu: 0, .. })),
+            "{refused:?}"
+        );
+        let ordinary = scope.spawn(|| run(How::ascending().into(), "ordinary"));
+        let urgent = rig.queues.call_priority(0, None, |me| {
+            let rendezvous = me.rendezvous.clone();
+            rendezvous.meet_from(me, How::descending(), note("urgent"))
+        });
+        assert_eq!(urgent.map(|met: Met0| met.map(|met| met.ran)), Ok(Ok(3)));
+        finished.store(1, SeqCst);
+        rig.bells.ring(0);
+        assert_eq!(suspend.join().unwrap().map(|met| met.ran), Ok(3));
+        assert_eq!(ordinary.join().unwrap().map(|met| met.ran), Ok(3));
+    });
+    let expected = [
+        [("suspend", 2), ("suspend", 1), ("urgent", 2)],
+        [("urgent", 1), ("urgent", 0), ("suspend", 0)],
+        [("ordinary", 0), ("ordinary", 1), ("ordinary", 2)],
+    ];
+    assert_eq!(*log.lock().unwrap(), expected.concat());
 }
 
 #[test]

@@ -13,8 +13,8 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use rig::Rig;
-use vm_emt::{Emt, Flow};
+use rig::{Guest, Rig};
+use vm_emt::{Emt, Flow, Phase};
 use vm_req::{CallError, Dest, EachOrder, Queues};
 
 const NOW: Option<Duration> = Some(Duration::ZERO);
@@ -101,10 +101,21 @@ fn t_q07_a_request_that_asks_the_loop_for_something_ends_processing_and_loses_no
 }
 
 #[test]
-fn t_q08_q09_results_are_the_callers_alone() {
+fn t_q08_a_result_is_the_callers_alone_and_asks_the_loop_for_nothing() {
     let rig = Rig::new(1);
     assert_eq!(rig.call(0, None, |_| 1864), Ok(1864));
-    assert_eq!(rig.call(0, None, |_| -1), Ok(-1));
+    assert_eq!(rig.call(0, None, |me| me.asked.clone()), Ok(vec![]));
+}
+
+#[test]
+fn t_q09_a_failure_is_kept_for_its_caller_and_processing_goes_on() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    let mut fails = rig.post(Dest::Vcpu(0), |me| Err::<(), _>((-1, me.turns)));
+    let mut next = rig.post(Dest::Vcpu(0), |me| me.turns);
+    hold.release();
+    let turn = next.wait(None).unwrap();
+    assert_eq!(fails.wait(None), Ok(Err((-1, turn))), "in one turn");
     assert_eq!(rig.call(0, None, |me| me.asked.clone()), Ok(vec![]));
 }
 
@@ -157,23 +168,44 @@ fn t_q11_many_producers_lose_nothing_and_each_keeps_its_order() {
     assert_eq!(rig.stats().processed, u64::from(8 * EACH) + 2);
 }
 
+/// Which EMTs ran, in their order, and what each answered: its number.
+fn visited(rig: &Rig, order: EachOrder) -> (Vec<u32>, Vec<Result<u32, CallError>>) {
+    let ran = Mutex::new(Vec::new());
+    let answers = rig.each(order, None, |me| {
+        ran.lock().unwrap().push(me.bell().id());
+        rig.bells.current().unwrap() // of the thread, not of the context
+    });
+    (ran.into_inner().unwrap(), answers)
+}
+
 #[test]
-fn t_q12_q13_each_runs_on_every_emt_in_the_order_asked_for() {
+fn t_q12_each_ascending_runs_on_every_emt_from_zero_to_highest() {
+    let (ran, answers) = visited(&Rig::new(3), EachOrder::Ascending);
+    assert_eq!(ran, [0, 1, 2]);
+    assert_eq!(answers, [Ok(0), Ok(1), Ok(2)]);
+}
+
+#[test]
+fn t_q13_each_descending_runs_from_highest_to_zero_and_answers_by_number() {
     let rig = Rig::new(3);
-    let order = Mutex::new(Vec::new());
-    let visit = |me: &mut rig::Ctx| {
-        order.lock().unwrap().push(me.bell().id());
-        me.bell().id()
-    };
-    assert_eq!(
-        rig.each(EachOrder::Ascending, None, visit),
-        [Ok(0), Ok(1), Ok(2)]
-    );
-    assert_eq!(
-        rig.each(EachOrder::Descending, None, visit),
-        [Ok(0), Ok(1), Ok(2)]
-    );
-    assert_eq!(*order.lock().unwrap(), [0, 1, 2, 2, 1, 0]);
+    let (ran, answers) = visited(&rig, EachOrder::Descending);
+    assert_eq!(ran, [2, 1, 0]);
+    assert_eq!(answers, [Ok(0), Ok(1), Ok(2)]);
+}
+
+#[test]
+fn t_q13_each_from_an_emt_descending_has_its_own_turn_inline() {
+    let rig = Rig::new(3);
+    let ran = Mutex::new(Vec::new());
+    let answers = rig.call(1, None, |me| {
+        let (queues, turn) = (me.queues.clone(), me.turns);
+        queues.each_from(me, EachOrder::Descending, None, |me| {
+            ran.lock().unwrap().push(me.bell().id());
+            (me.bell().id(), me.turns == turn)
+        })
+    });
+    assert_eq!(*ran.lock().unwrap(), [2, 1, 0]);
+    assert_eq!(answers.unwrap()[1], Ok((1, true)));
 }
 
 #[test]
@@ -334,6 +366,52 @@ fn a_vcpu_plugged_again_takes_requests_again() {
     assert!(rig.call(0, None, |_| ()).is_err());
     rig.start(0);
     assert_eq!(rig.call(0, None, |_| 3), Ok(3));
+}
+
+#[test]
+fn t_q20_a_request_takes_a_busy_vcpu_out_of_its_guest_by_one_kick() {
+    let rig = Rig::new(1);
+    assert_eq!(rig.call(0, None, |me| me.guest = Guest::Spins), Ok(()));
+    for entry in 1..=3 {
+        rig.until(0, Phase::InGuest);
+        let before = rig.bells.counts(0);
+        let seen = rig.call(0, None, |me| (rig.bells.word(0).phase(), me.entries));
+        assert_eq!(seen, Ok((Phase::Idle, entry)), "outside the guest");
+        let after = rig.bells.counts(0);
+        assert_eq!((after.kicks, after.wakes), (before.kicks + 1, before.wakes));
+    }
+}
+
+#[test]
+fn t_q20_requests_that_come_before_a_vcpu_is_back_in_its_guest_need_no_further_kick() {
+    let rig = Rig::new(1);
+    assert_eq!(rig.call(0, None, |me| me.guest = Guest::Spins), Ok(()));
+    rig.until(0, Phase::InGuest);
+    let before = rig.bells.counts(0).kicks;
+    let hold = rig.hold(0); // its kick; not back in before the release
+    for name in ["a", "b", "c"] {
+        drop(rig.post(Dest::Vcpu(0), move |me| me.log.push(name)));
+    }
+    let mut last = rig.post(Dest::Vcpu(0), |me| (me.entries, me.log.clone()));
+    hold.release();
+    assert_eq!(last.wait(None), Ok((1, vec!["a", "b", "c"])));
+    assert_eq!(rig.bells.counts(0).kicks, before + 1);
+}
+
+#[test]
+fn t_q21_a_request_wakes_a_halted_vcpu_once_and_its_guest_stays_halted() {
+    let rig = Rig::new(1);
+    assert_eq!(rig.call(0, None, |me| me.guest = Guest::Halts), Ok(()));
+    for _ in 0..3 {
+        rig.until(0, Phase::Parked);
+        let before = rig.bells.counts(0);
+        let seen = rig.call(0, None, |me| (me.guest, me.entries));
+        assert_eq!(seen, Ok((Guest::Halted, 1)));
+        let after = rig.bells.counts(0);
+        assert_eq!((after.kicks, after.wakes), (before.kicks, before.wakes + 1));
+    }
+    rig.until(0, Phase::Parked);
+    assert_eq!(rig.call(0, None, |me| me.asked.clone()), Ok(vec![]));
 }
 
 #[test]
@@ -532,11 +610,8 @@ fn a_result_that_panics_when_dropped_unseen_does_not_end_its_emt() {
 fn a_post_to_any_takes_the_lowest_emt_that_has_time() {
     let rig = Rig::new(3);
     let hold = rig.hold(0);
-    for v in [1, 2] {
-        while rig.bells.word(v).phase() != vm_emt::Phase::Parked {
-            thread::yield_now();
-        }
-    }
+    rig.until(1, Phase::Parked);
+    rig.until(2, Phase::Parked);
     let mut first = rig.post(Dest::Any, |me| me.bell().id());
     assert_eq!(first.wait(None), Ok(1));
     assert_eq!(

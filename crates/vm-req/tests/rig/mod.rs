@@ -1,15 +1,26 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A VM whose EMTs do nothing but serve requests and park.
+//! A VM whose EMTs serve requests and park, or pretend to run a guest.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
 use std::thread::{Builder, JoinHandle};
 
-use vm_emt::{Bell, Bells, Emt, Flow};
+use vm_emt::{Bell, Bells, Emt, Flow, Kick, Phase};
 use vm_req::{Dest, Queues, Ticket, Which};
+
+/// What the vCPU of an EMT has to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guest {
+    Absent,
+    /// Runs until it is kicked, again and again.
+    Spins,
+    /// Halts as soon as it runs.
+    Halts,
+    Halted,
+}
 
 pub(crate) struct Ctx {
     pub bell: Bell,
@@ -20,6 +31,11 @@ pub(crate) struct Ctx {
     pub(crate) asked: Vec<Flow>,
     pub(crate) log: Vec<&'static str>,
     pub(crate) served: u32,
+    /// Turns of the loop so far, the one that runs included.
+    pub(crate) turns: u32,
+    pub(crate) guest: Guest,
+    /// How often the guest was entered.
+    pub(crate) entries: u32,
 }
 
 impl Emt for Ctx {
@@ -107,6 +123,13 @@ impl Rig {
         Hold { release, ticket }
     }
 
+    /// Waits until EMT `v` is there.
+    pub(crate) fn until(&self, v: u32, phase: Phase) {
+        while self.bells.word(v).phase() != phase {
+            std::thread::yield_now();
+        }
+    }
+
     /// Ends EMT `v`'s loop and waits until it has left.
     pub(crate) fn end(&self, v: u32) {
         let _detached = self.post(Dest::Vcpu(v), |me| me.ask = Flow::Stop);
@@ -125,7 +148,19 @@ impl Drop for Rig {
     }
 }
 
+/// Ends one run of a guest that spins.
+#[derive(Debug, Default)]
+struct Kicked(AtomicBool);
+
+impl Kick for Kicked {
+    fn kick(&self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 fn run(bell: Bell, queues: &Arc<Queues<Ctx>>, over: &AtomicBool) {
+    let kick = Arc::new(Kicked::default());
+    bell.install_kick(kick.clone());
     let mut me = Ctx {
         bell,
         queues: queues.clone(),
@@ -133,16 +168,33 @@ fn run(bell: Bell, queues: &Arc<Queues<Ctx>>, over: &AtomicBool) {
         asked: Vec::new(),
         log: Vec::new(),
         served: 0,
+        turns: 0,
+        guest: Guest::Absent,
+        entries: 0,
     };
     while !over.load(SeqCst) {
+        me.turns += 1;
         me.bell.clear();
         match queues.process(&mut me, Which::All) {
             Flow::Stop => break,
             Flow::Look => me.asked.push(Flow::Look),
             Flow::Continue if over.load(SeqCst) => break,
-            Flow::Continue => {
-                me.bell.park(None);
-            }
+            Flow::Continue => enter_or_park(&mut me, &kick.0),
+        }
+    }
+}
+
+fn enter_or_park(me: &mut Ctx, kicked: &AtomicBool) {
+    if matches!(me.guest, Guest::Absent | Guest::Halted) {
+        me.bell.park(None);
+    } else if let Some(_in_guest) = me.bell.enter() {
+        me.entries += 1;
+        if me.guest == Guest::Halts {
+            me.guest = Guest::Halted;
+            return;
+        }
+        while !kicked.swap(false, SeqCst) {
+            std::thread::yield_now();
         }
     }
 }
