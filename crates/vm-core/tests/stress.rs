@@ -5,11 +5,7 @@
 //! all; a slice if it is not set), on scripted vCPUs and on KVM. No hang, no panic, no state that
 //! cannot be left.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test ends at what it did not expect, and says what it skipped"
-)]
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
