@@ -269,7 +269,8 @@ impl Emt {
     }
 
     fn take_exit(&mut self, exit: Exit) {
-        self.bell.note_exit(exit_code(&exit), 0);
+        let rip = self.vcpu.as_ref().map_or(0, |vcpu| vcpu.last_rip());
+        self.bell.note_exit(exit_code(&exit), rip);
         self.recorder.record(Flight::Exit(exit));
         self.unfinished = false;
         match exit {

@@ -191,8 +191,13 @@ fn a_device_that_cannot_resume_leaves_the_vm_suspended() {
 #[test]
 fn a_late_vcpu_is_named_and_the_vm_is_as_before() {
     let gate = Gate::new();
-    let engine =
-        ScriptEngine::new(busy()).vcpu(1, Script::new().never_leave(&gate).work(1).forever());
+    let deaf = Script::new()
+        .work(1)
+        .pio_write(0x80, 1, 7)
+        .never_leave(&gate)
+        .work(1)
+        .forever();
+    let engine = ScriptEngine::new(busy()).vcpu(1, deaf);
     let machine = Machine::with(engine);
     let mut spec = spec(3);
     spec.gather_limit = Duration::from_millis(200);
@@ -200,9 +205,16 @@ fn a_late_vcpu_is_named_and_the_vm_is_as_before() {
     vm.power_on().unwrap();
     gate.wait_for_arrivals(1);
     let result = vm.suspend(SuspendReason::User);
-    assert!(
-        matches!(result, Err(VmError::Late { vcpu: 1, .. })),
-        "{result:?}"
+    let Err(VmError::Late {
+        vcpu: 1, exit, rip, ..
+    }) = result
+    else {
+        panic!("{result:?}")
+    };
+    assert_eq!(
+        (exit, rip),
+        ("pio-write", 1),
+        "its last exit, and the step it was at"
     );
     assert_eq!(vm.state(), State::Running);
     gate.release();

@@ -297,6 +297,12 @@ const LOOKED_AT: &[Row] = &[
         "saving a pending triple fault",
     ),
     (
+        "KVM_CAP_SYNC_REGS",
+        kb::KVM_CAP_SYNC_REGS,
+        Need::Optional,
+        "where a late vCPU was last",
+    ),
+    (
         "KVM_CAP_MEMORY_FAULT_INFO",
         kb::KVM_CAP_MEMORY_FAULT_INFO,
         Need::Optional,

@@ -21,7 +21,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use kvm_bindings::kvm_run;
+use kvm_bindings::{KVM_SYNC_X86_REGS, kvm_regs, kvm_run, kvm_sync_regs};
 
 /// The mapping, alive as long as anyone may store to it.
 #[derive(Debug)]
@@ -155,6 +155,20 @@ impl RunPage {
     field!(entry_failure: u64, __bindgen_anon_1.fail_entry.hardware_entry_failure_reason);
     field!(eoi_vector: u8, __bindgen_anon_1.eoi.vector);
     field!(fault_address: u64, __bindgen_anon_1.memory_fault.gpa);
+    /// RIP as of the last exit, if [`RunPage::want_registers`] was asked for.
+    pub(crate) fn rip(&self) -> u64 {
+        const AT: usize =
+            offset_of!(kvm_run, s) + offset_of!(kvm_sync_regs, regs) + offset_of!(kvm_regs, rip);
+        u64::from_ne_bytes(self.load(AT))
+    }
+
+    /// Has KVM leave the general registers in the page at each exit (KVM API, section 6,
+    /// `KVM_CAP_SYNC_REGS`).
+    pub(crate) fn want_registers(&self) {
+        let general = u64::from(KVM_SYNC_X86_REGS);
+        self.store(offset_of!(kvm_run, kvm_valid_regs), general.to_ne_bytes());
+    }
+
     field!(event_type: u32, __bindgen_anon_1.system_event.type_);
     field!(io_direction: u8, __bindgen_anon_1.io.direction);
     field!(io_size: u8, __bindgen_anon_1.io.size);

@@ -113,8 +113,16 @@ impl KvmVcpu {
             want: Window::Unwanted,
             inner,
         };
+        if vcpu.tells_registers() {
+            vcpu.page.want_registers();
+        }
         vcpu.power_on()?;
         Ok(vcpu)
+    }
+
+    fn tells_registers(&self) -> bool {
+        let sets = self.inner.facts.host.value(kb::KVM_CAP_SYNC_REGS);
+        u32::try_from(sets).unwrap_or(0) & kb::KVM_SYNC_X86_REGS != 0
     }
 
     /// A test's way into the gap between the last look and `KVM_RUN`.
@@ -432,6 +440,10 @@ impl Vcpu for KvmVcpu {
 
     fn reset(&mut self) -> Result<(), CpuError> {
         self.back_to_power_on()
+    }
+
+    fn last_rip(&self) -> u64 {
+        self.page.rip()
     }
 
     fn interrupt(&mut self, vector: u8) -> Result<bool, CpuError> {

@@ -147,6 +147,10 @@ pub trait Vcpu: Send + Debug {
     /// [`CpuError::Host`] if the host refused.
     fn reset(&mut self) -> Result<(), CpuError>;
 
+    /// The guest's instruction pointer at the last exit, for whoever has to say later where this vCPU
+    /// was; 0 if the engine cannot tell without asking the host.
+    fn last_rip(&self) -> u64;
+
     /// Queues an external interrupt ([`IrqMode::None`] only); the guest takes it at the next entry
     /// if it can. `false`: it cannot now, ask for a window.
     ///

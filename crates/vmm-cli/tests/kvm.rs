@@ -53,6 +53,8 @@ fn a_guest_that_exits_all_the_time_is_suspended_between_whole_accesses() {
         let one = vm.on_emt(0, Some(LIMIT), state).unwrap().unwrap();
         let two = vm.on_emt(0, Some(LIMIT), state).unwrap().unwrap();
         assert_eq!(one.gprs, two.gprs);
+        let (_, rip) = vm.bells().last_exit(0);
+        assert!(rip == 0 || (0x1000..0x1010).contains(&rip), "{rip:#x}");
         vm.resume(ResumeReason::User).unwrap();
     }
 }

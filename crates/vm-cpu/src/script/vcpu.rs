@@ -331,6 +331,10 @@ impl Vcpu for ScriptVcpu {
         Ok(())
     }
 
+    fn last_rip(&self) -> u64 {
+        self.state.gprs.rip
+    }
+
     fn interrupt(&mut self, vector: u8) -> Result<bool, CpuError> {
         if self.shared.irq != IrqMode::None {
             return Err(CpuError::Invalid {
