@@ -125,7 +125,7 @@ fn t_s33_a_suspend_waits_for_a_pending_device_and_serves_priority_requests_only(
 }
 
 #[test]
-fn p08_a_device_that_never_finishes_is_named_and_the_vm_runs_on() {
+fn sd_p08_a_device_that_never_finishes_is_named_and_the_vm_runs_on() {
     let (device, vm) = running(Duration::from_millis(30));
     let result = vm.suspend(SuspendReason::User);
     assert!(matches!(&result, Err(VmError::Pending { devices, .. }) if devices == "slow-disk"));

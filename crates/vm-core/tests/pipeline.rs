@@ -60,7 +60,7 @@ fn create(count: usize, fails: Option<(usize, &'static str)>) -> (Log, Result<Vm
 }
 
 #[test]
-fn v01_a_failure_at_step_k_takes_down_exactly_the_steps_before_it_in_reverse() {
+fn sd_v01_a_failure_at_step_k_takes_down_exactly_the_steps_before_it_in_reverse() {
     for k in 0..5 {
         let (log, vm) = create(5, Some((k, "init")));
         let error = vm.expect_err("the probe fails");
@@ -93,7 +93,7 @@ fn a_failure_at_completion_takes_down_everything() {
 }
 
 #[test]
-fn v02_destroy_is_the_exact_reverse_of_create() {
+fn sd_v02_destroy_is_the_exact_reverse_of_create() {
     let (log, vm) = create(3, None);
     let vm = vm.unwrap();
     taken(&log);

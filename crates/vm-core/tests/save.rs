@@ -341,7 +341,7 @@ fn t_s15_a_save_is_not_disturbed_by_requests_and_refused_operations() {
 }
 
 #[test]
-fn l16_a_second_save_is_told_that_one_is_under_way() {
+fn sd_l16_a_second_save_is_told_that_one_is_under_way() {
     let (_machine, vm) = running();
     let (saver, steps) = scripted(1, Fails::Never);
     let save = start(&vm, saver, Intent::Snapshot);
