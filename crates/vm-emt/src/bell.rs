@@ -132,7 +132,7 @@ impl Bell {
     /// Idle -> parked -> idle.
     pub fn park(&self, deadline: Option<Instant>) -> Woken {
         let slot = self.slot();
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         let refused = if self.bells.fault() == crate::Fault::ParkWithoutRecheck {
             slot.word.fetch_and(!PENDING);
             slot.word.fetch_or(PARKED);
@@ -140,7 +140,7 @@ impl Bell {
         } else {
             slot.word.compare_exchange(LIVE, LIVE | PARKED).is_err()
         };
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         let refused = slot.word.compare_exchange(LIVE, LIVE | PARKED).is_err();
         if refused {
             return Woken::Rung;

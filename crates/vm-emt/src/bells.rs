@@ -30,7 +30,7 @@ pub struct Bells {
     /// Counts enrolments and departures; threads that wait for one sleep on it.
     roll: Futex,
     watchers: Mutex<Vec<Weak<dyn Departure>>>,
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     fault: crate::Fault,
 }
 
@@ -122,13 +122,13 @@ impl Bells {
             slots: (0..count).map(|_| Slot::new()).collect(),
             roll: Futex::new(0),
             watchers: Mutex::default(),
-            #[cfg(loom)]
+            #[cfg(any(loom, shuttle))]
             fault: crate::Fault::None,
         })
     }
 
     /// Bells with one known mistake in them, which the models must catch.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     #[doc(hidden)]
     #[must_use]
     pub fn broken(count: u32, fault: crate::Fault) -> Arc<Self> {
@@ -138,7 +138,7 @@ impl Bells {
     }
 
     /// The mistake these bells were made with.
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     #[doc(hidden)]
     #[must_use]
     pub fn fault(&self) -> crate::Fault {
@@ -171,7 +171,7 @@ impl Bells {
             if old & IN_GUEST != 0 {
                 slot.kick();
             } else if old & PARKED != 0 {
-                #[cfg(loom)]
+                #[cfg(any(loom, shuttle))]
                 if self.fault == crate::Fault::RingWithoutWake {
                     return Word(old);
                 }

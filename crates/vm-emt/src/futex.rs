@@ -9,7 +9,7 @@
 use std::time::Instant;
 
 use crate::sync::AtomicU32;
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 use crate::sync::{Condvar, Mutex};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -18,11 +18,12 @@ pub const ANYONE: u32 = u32::MAX;
 
 /// A 32-bit word with SeqCst operations on which threads can sleep.
 ///
-/// Under `cfg(loom)` the same type is a loom atomic with a modelled sleep, so that models see it.
+/// Under `cfg(loom)` and `cfg(shuttle)` the same type is a modelled atomic with a modelled sleep, so
+/// that models see it.
 #[derive(Debug)]
 pub struct Futex {
     word: AtomicU32,
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     bed: std::sync::Arc<(Mutex<()>, Condvar)>,
 }
 
@@ -33,9 +34,9 @@ pub struct Futex {
 /// futex waiter stands.
 #[derive(Debug)]
 pub struct FutexKey {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     address: *const u32,
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     bed: std::sync::Arc<(Mutex<()>, Condvar)>,
 }
 
@@ -45,7 +46,7 @@ impl Futex {
     pub fn new(value: u32) -> Self {
         Self {
             word: AtomicU32::new(value),
-            #[cfg(loom)]
+            #[cfg(any(loom, shuttle))]
             bed: std::sync::Arc::new((Mutex::new(()), Condvar::new())),
         }
     }
@@ -84,16 +85,17 @@ impl Futex {
     ///
     /// # Thread
     /// Blocks the caller.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub fn wait(&self, expected: u32, mask: u32, deadline: Option<Instant>) -> bool {
         crate::sys::wait(&self.word, expected, mask, deadline)
     }
 
     /// The modelled sleep: the kernel's atomic "compare, then sleep", with a lock. Masks are not
-    /// modelled (every wake wakes all, which waiters must stand), nor is a deadline in the future.
-    #[cfg(loom)]
+    /// modelled (every wake wakes all, which waiters must stand); deadlines are as far as the model
+    /// can (`sync::expires`).
+    #[cfg(any(loom, shuttle))]
     pub fn wait(&self, expected: u32, _mask: u32, deadline: Option<Instant>) -> bool {
-        if deadline.is_some_and(|at| Instant::now() >= at) {
+        if crate::sync::expires(deadline) {
             return false;
         }
         let guard = self
@@ -116,9 +118,9 @@ impl Futex {
     #[must_use]
     pub fn key(&self) -> FutexKey {
         FutexKey {
-            #[cfg(not(loom))]
+            #[cfg(not(any(loom, shuttle)))]
             address: self.word.as_ptr(),
-            #[cfg(loom)]
+            #[cfg(any(loom, shuttle))]
             bed: std::sync::Arc::clone(&self.bed),
         }
     }
@@ -135,12 +137,12 @@ impl FutexKey {
         self.wake(i32::MAX, mask);
     }
 
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     fn wake(&self, count: i32, mask: u32) {
         crate::sys::wake(self.address, count, mask);
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     fn wake(&self, _count: i32, _mask: u32) {
         let _guard = self
             .bed

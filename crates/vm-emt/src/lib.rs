@@ -43,7 +43,7 @@ mod flow;
 mod futex;
 mod kick;
 mod sync;
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 mod sys;
 mod word;
 
@@ -62,7 +62,7 @@ pub fn on_any_emt() -> bool {
 }
 
 /// A mistake put in on purpose, which the models must catch.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {

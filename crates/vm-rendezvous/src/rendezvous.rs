@@ -67,18 +67,18 @@ impl<C: Emt> Rendezvous<C> {
         }
         let failure = FirstFailure::new(None);
         let callback = |me: &mut C, v: u32| guarded(&op, &failure, me, v);
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         if self.shared.bells.fault() == vm_emt::Fault::PublishAfterRing {
             self.shared.bells.ring_all();
         }
         let open = self
             .shared
             .open_outermost(how, Op::new::<C, _>(&callback), place.bed());
-        #[cfg(loom)]
+        #[cfg(any(loom, shuttle))]
         if self.shared.bells.fault() != vm_emt::Fault::PublishAfterRing {
             self.shared.bells.ring_all();
         }
-        #[cfg(not(loom))]
+        #[cfg(not(any(loom, shuttle)))]
         self.shared.bells.ring_all();
         let end = open.wait(deadline);
         drop(open);

@@ -30,7 +30,7 @@ const SPINS: u32 = 256;
 /// How long to spin on this machine: with one CPU the EMT cannot be running while we are. Models do
 /// not spin.
 fn spins() -> u32 {
-    if cfg!(loom) || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
+    if cfg!(any(loom, shuttle)) || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
         0
     } else {
         SPINS
@@ -135,7 +135,7 @@ impl Shared {
             // Also on unwinding out of a kick or of what the waiting EMT serves: the job's memory is
             // about to go away.
             let _withdraw = Withdraw { list, job };
-            #[cfg(loom)]
+            #[cfg(any(loom, shuttle))]
             if self.bells.fault() == vm_emt::Fault::PublishAfterRing {
                 self.bells.ring(to);
             }
@@ -190,13 +190,13 @@ impl Shared {
     /// Rings for a pushed request and refuses it if nobody will look.
     fn announce(&self, to: u32) -> Word {
         let seen = {
-            #[cfg(loom)]
+            #[cfg(any(loom, shuttle))]
             if self.bells.fault() == vm_emt::Fault::PublishAfterRing {
                 self.bells.word(to)
             } else {
                 self.bells.ring_and_look(to)
             }
-            #[cfg(not(loom))]
+            #[cfg(not(any(loom, shuttle)))]
             self.bells.ring_and_look(to)
         };
         if !seen.live() || self.closed.load(SeqCst) {

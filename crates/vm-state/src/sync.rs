@@ -1,9 +1,9 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Locks, atomics and the one thread-local: those of `std`, or loom's in a model.
+//! Locks, atomics and the one thread-local: those of `std`, or a model's of them.
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) use std::sync::{
     Condvar, Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU8, Ordering},
@@ -15,9 +15,15 @@ pub(crate) use loom::sync::{
     atomic::{AtomicBool, AtomicU8, Ordering},
 };
 
+#[cfg(shuttle)]
+pub(crate) use shuttle::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU8, Ordering},
+};
+
 use std::{cell::Cell, panic::AssertUnwindSafe, time::Instant};
 
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 std::thread_local! {
     /// How many observers this thread is inside of.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
@@ -25,6 +31,11 @@ std::thread_local! {
 
 #[cfg(loom)]
 loom::thread_local! {
+    static DEPTH: Cell<u32> = Cell::new(0);
+}
+
+#[cfg(shuttle)]
+shuttle::thread_local! {
     static DEPTH: Cell<u32> = Cell::new(0);
 }
 
@@ -61,7 +72,9 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Waits on `condvar` until it is notified or `deadline` has passed; may return early.
 ///
-/// `None` if the deadline had passed before. Loom has no clock: there it waits for the notice.
+/// `None` if the deadline had passed before. Loom has no clock: there it waits for the notice. Under
+/// shuttle a deadline within the next hour passes in one of eight cases, as the scheduler likes, and
+/// one further off never.
 pub(crate) fn wait<'a, T>(
     condvar: &Condvar,
     guard: MutexGuard<'a, T>,
@@ -77,6 +90,18 @@ pub(crate) fn wait<'a, T>(
     let left = deadline
         .checked_duration_since(Instant::now())
         .filter(|left| !left.is_zero())?;
+    #[cfg(shuttle)]
+    if expires(left) {
+        drop(guard);
+        shuttle::thread::yield_now();
+        return None;
+    }
     let woken = condvar.wait_timeout(guard, left);
     Some(woken.unwrap_or_else(std::sync::PoisonError::into_inner).0)
+}
+
+#[cfg(shuttle)]
+fn expires(left: std::time::Duration) -> bool {
+    use shuttle::rand::{Rng as _, thread_rng};
+    left.as_secs() < 3600 && thread_rng().gen_ratio(1, 8)
 }
