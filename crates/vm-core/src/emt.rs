@@ -19,6 +19,7 @@ use vm_pdm::{Buses, Devices, Effect, IoCtx, ResetKind};
 use vm_req::Which;
 
 use crate::component::Pipeline;
+use crate::fault::Fault;
 use crate::recorder::{Flight, HOST_ERROR, Recorder, exit_code};
 use crate::report::Seen;
 use crate::shared::Shared;
@@ -228,8 +229,16 @@ impl Emt {
     /// The loop. Returns when the EMT is told to leave.
     pub(crate) fn run(&mut self) {
         loop {
-            if self.bell.clear() && (self.attend() == Flow::Stop || self.shared.leaves(self.id())) {
+            let rung = if self.shared.is_broken(Fault::ClearAfterLook) {
+                self.bell.pending()
+            } else {
+                self.bell.clear()
+            };
+            if rung && (self.attend() == Flow::Stop || self.shared.leaves(self.id())) {
                 return;
+            }
+            if self.shared.is_broken(Fault::ClearAfterLook) {
+                self.bell.clear();
             }
             if !self.shared.state.read().is_running() {
                 self.settle_or_guru();

@@ -19,6 +19,7 @@ mod component;
 mod config;
 mod emt;
 mod error;
+mod fault;
 mod ops;
 mod parts;
 mod recorder;
@@ -26,11 +27,15 @@ mod report;
 mod save;
 mod shared;
 mod spec;
+mod sync;
 mod vm;
 
 pub use component::{Component, ComponentError, Outcome, Pipeline, Round};
 pub use emt::{Emt, EoiHandler};
 pub use error::VmError;
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub use fault::Fault;
 pub use parts::{Board, BoardCx, BoxError, Built, Firmware, MachineMsi, Parts};
 pub use recorder::Flight;
 pub use report::{EmtReport, Ending, GuruReport, Report, Seen, Status};

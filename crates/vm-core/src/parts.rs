@@ -4,7 +4,7 @@
 //! What a machine is composed of, and the components that make it from that, in this order:
 //! memory, processor, board, whatever the embedder adds, firmware.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use vm_cpu::x86::Start;
 use vm_cpu::{Engine, GuestRam, Machine, MachineSpec, Msi, RamLayout};
@@ -12,7 +12,7 @@ use vm_pdm::{BusBuilder, Buses, Devices, MsiSink, ResetKind, Waker};
 
 use crate::component::{Component, Outcome};
 use crate::emt::{Emt, EoiHandler, describe};
-use crate::shared::lock;
+use crate::sync::{Mutex, lock};
 use crate::{VmError, VmSpec};
 
 /// Any error.

@@ -6,8 +6,9 @@
 //! The lifecycle of a save is here and in `ops::save`; what is written is the saver's own business.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
+use crate::sync::AtomicBool;
 use crate::{BoxError, Emt};
 
 /// What a saver says after a live pass.

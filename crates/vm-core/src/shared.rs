@@ -4,8 +4,8 @@
 //! What all threads of one VM share. No field is reachable after the VM is destroyed that a guest
 //! or a device could still use: what is built per machine lives on the EMTs.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use vm_emt::Bells;
@@ -15,7 +15,9 @@ use vm_req::Queues;
 use vm_state::{StateCell, Transition};
 
 use crate::emt::Emt;
+use crate::fault::Fault;
 use crate::save::Cancel;
+use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, lock, wait};
 use crate::{Ending, GuruReport, VmSpec};
 
 /// Shared by the handles and the EMTs of one VM.
@@ -48,7 +50,13 @@ impl Shared {
     /// A VM in CREATING, and the transition that makes it CREATED.
     pub(crate) fn new(spec: VmSpec) -> (Arc<Self>, Transition) {
         let (state, creation) = StateCell::create();
+        #[cfg(not(shuttle))]
         let bells = Bells::new(spec.vcpus);
+        #[cfg(shuttle)]
+        let bells = match spec.fault {
+            Fault::Below(fault) => Bells::broken(spec.vcpus, fault),
+            _ => Bells::new(spec.vcpus),
+        };
         let shared = Arc::new(Self {
             state,
             queues: Queues::new(Arc::clone(&bells)),
@@ -64,6 +72,18 @@ impl Shared {
             spec,
         });
         (shared, creation)
+    }
+
+    /// Never, but in a model that puts the mistake in.
+    #[cfg_attr(
+        not(shuttle),
+        expect(clippy::unused_self, reason = "a model's VM has it")
+    )]
+    pub(crate) fn is_broken(&self, _fault: Fault) -> bool {
+        #[cfg(shuttle)]
+        return self.spec.fault == _fault;
+        #[cfg(not(shuttle))]
+        false
     }
 
     /// Makes EMTs `from` and above leave their loops.
@@ -115,12 +135,6 @@ impl Shared {
     pub(crate) fn guru(&self) -> Option<GuruReport> {
         lock(&self.guru).clone()
     }
-}
-
-/// Locks; a panic elsewhere while the lock was held does not spread, since every critical section
-/// here is a single assignment.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Counts of resets.
@@ -213,14 +227,10 @@ impl Threads {
             if done(seats[v as usize].phase) {
                 return true;
             }
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+            let Some(woken) = wait(&self.changed, seats, deadline) else {
                 return false;
             };
-            seats = self
-                .changed
-                .wait_timeout(seats, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            seats = woken;
         }
     }
 }

@@ -55,6 +55,10 @@ pub struct VmSpec {
     pub gather_limit: Duration,
     /// How long an operation waits for devices that are pending before it names them and gives up.
     pub quiesce_limit: Duration,
+    /// A mistake that a model must catch.
+    #[cfg(shuttle)]
+    #[doc(hidden)]
+    pub fault: crate::Fault,
 }
 
 impl Default for VmSpec {
@@ -69,6 +73,8 @@ impl Default for VmSpec {
             on_triple_fault: TripleFault::default(),
             gather_limit: Duration::from_secs(10),
             quiesce_limit: Duration::from_secs(10),
+            #[cfg(shuttle)]
+            fault: crate::Fault::None,
         }
     }
 }

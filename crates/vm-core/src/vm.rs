@@ -4,8 +4,7 @@
 //! The handle of a VM: create, operate, destroy.
 
 use std::fmt::{self, Debug};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vm_emt::Bells;
@@ -20,7 +19,8 @@ use vm_state::{
 use crate::component::{ComponentError, Pipeline};
 use crate::emt::Emt;
 use crate::save::{CancelError, Intent, Saved, Saver};
-use crate::shared::{Shared, lock};
+use crate::shared::Shared;
+use crate::sync::{Builder, JoinHandle, Mutex, lock};
 use crate::{EmtReport, Ending, GuruReport, Parts, Report, Status, VmError, VmSpec, ops};
 
 /// A virtual machine. Clones are handles of the same VM.
@@ -363,7 +363,7 @@ impl Owner {
                 format!("emt-{v}")
             };
             let shared = Arc::clone(&self.shared);
-            let join = thread::Builder::new()
+            let join = Builder::new()
                 .name(name.clone())
                 .spawn(move || emt_main(v, shared))
                 .map_err(|source| VmError::Thread { name, source })?;

@@ -30,7 +30,9 @@ const SPINS: u32 = 256;
 /// How long to spin on this machine: with one CPU the EMT cannot be running while we are. Models do
 /// not spin.
 fn spins() -> u32 {
-    if cfg!(any(loom, shuttle)) || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1) {
+    if cfg!(any(loom, shuttle))
+        || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1)
+    {
         0
     } else {
         SPINS

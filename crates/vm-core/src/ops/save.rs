@@ -13,8 +13,10 @@ use vm_state::operations::{LIVE_END, LIVE_FINISH, LIVE_SUSPEND};
 use vm_state::{Cause, State};
 
 use super::{Act, Caller, gather, refuse_blocking};
+use crate::fault::Fault;
 use crate::save::{Cancel, Closing, Intent, SaveError, Saved, Saver, SuspendedBy, Vote};
-use crate::shared::{Shared, lock};
+use crate::shared::Shared;
+use crate::sync::lock;
 use crate::{Emt, VmError};
 
 const OP: &str = "save";
@@ -212,6 +214,8 @@ impl Drop for Owner {
             }
         }
         lock(&self.shared.saving).take();
-        self.shared.bells.ring_all();
+        if !self.shared.is_broken(Fault::SaveEndsWithoutRing) {
+            self.shared.bells.ring_all();
+        }
     }
 }

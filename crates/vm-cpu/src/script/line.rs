@@ -3,10 +3,12 @@
 
 //! What reaches a scripted vCPU from outside: kicks, interrupts, INIT and start-up IPIs.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::SeqCst;
 
 use vm_emt::Kick;
+
+use super::sync::{AtomicBool, Condvar, Mutex, MutexGuard};
 
 /// Interrupts that wait.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]

@@ -25,6 +25,7 @@ mod line;
 mod machine;
 mod progress;
 mod step;
+mod sync;
 mod vcpu;
 
 pub use machine::{ApStart, ScriptEngine};

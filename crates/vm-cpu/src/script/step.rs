@@ -3,8 +3,9 @@
 
 //! The steps that a scripted vCPU executes.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
+use super::sync::{Condvar, Mutex, MutexGuard};
 use crate::x86::Bit;
 
 /// A gate that a vCPU waits at, deaf to kicks, until a test opens it. Clones are the same gate.
@@ -47,7 +48,7 @@ impl Gate {
         state.waiting -= 1;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, GateState> {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

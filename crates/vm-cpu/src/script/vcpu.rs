@@ -10,6 +10,7 @@ use vm_emt::Kick;
 use super::execute::item;
 use super::line::{Line, Waiting};
 use super::machine::Shared;
+use super::sync::boundary;
 use super::{ApStart, MISMATCH, Progress, Script, Step};
 use crate::x86::{Activity, Bit, Interrupt, Start, Tsc, VcpuState};
 use crate::{CpuError, Entry, Exit, IrqMode, Registers, Settled, Vcpu, Window};
@@ -154,6 +155,7 @@ impl ScriptVcpu {
     /// Executes until something ends it.
     fn execute(&mut self) -> Result<Exit, CpuError> {
         loop {
+            boundary();
             if self.line.kicked() {
                 return Ok(Exit::Kicked);
             }
