@@ -12,6 +12,7 @@
 
 mod bench;
 mod check;
+mod conformance;
 mod cpio;
 mod lab;
 mod linux;
@@ -36,6 +37,8 @@ enum Task {
     Bench(bench::Args),
     /// Format, lints, documents, tests, examples, models, dependency graph
     Check(check::Args),
+    /// Which test shows which case: writes docs/conformance.md
+    Conformance(conformance::Args),
     /// Real KVM on any machine: an emulated one with Debian's kernel
     #[command(subcommand)]
     Lab(lab::Verb),
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().task {
         Task::Bench(args) => bench::main(&args),
         Task::Check(args) => check::main(&args),
+        Task::Conformance(args) => conformance::main(&args),
         Task::Lab(verb) => lab::main(verb),
         Task::Linux(args) => linux::main(&args),
     };

@@ -41,6 +41,17 @@ pub(crate) fn test_programs(package: &str) -> Result<Vec<Program>> {
 
 /// Runs a cargo build, its messages to the terminal; the programs it names.
 pub(crate) fn programs(cargo: &mut Command) -> Result<Vec<Program>> {
+    let named = |message: serde_json::Value| {
+        Some(Program {
+            name: message["target"]["name"].as_str()?.to_owned(),
+            path: message["executable"].as_str()?.into(),
+        })
+    };
+    Ok(messages(cargo)?.into_iter().filter_map(named).collect())
+}
+
+/// Runs a cargo build; what it says to programs about each thing it built.
+pub(crate) fn messages(cargo: &mut Command) -> Result<Vec<serde_json::Value>> {
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let shown = workspace::show(cargo);
     let output = cargo
@@ -50,18 +61,9 @@ pub(crate) fn programs(cargo: &mut Command) -> Result<Vec<Program>> {
     if !output.status.success() {
         bail!("`{shown}` failed ({})", output.status);
     }
-    let mut found = Vec::new();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        let message: serde_json::Value = serde_json::from_str(line)?;
-        let name = message["target"]["name"].as_str();
-        if let (Some(path), Some(name)) = (message["executable"].as_str(), name) {
-            found.push(Program {
-                name: name.to_owned(),
-                path: path.into(),
-            });
-        }
-    }
-    Ok(found)
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages = text.lines().map(serde_json::from_str);
+    Ok(messages.collect::<Result<_, _>>()?)
 }
 
 /// Writes the smallest guest's initramfs, whose one program says that it was reached.

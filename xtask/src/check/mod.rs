@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use crate::{product, workspace};
+use crate::{conformance, product, workspace};
 
 const PORTABLE_TARGET: &str = "aarch64-unknown-linux-gnu";
 /// No cargo step of ours takes half as long on two cores.
@@ -41,6 +41,8 @@ enum Step {
     Clippy,
     Rustdoc,
     Tests,
+    /// Behind the tests, whose programs it asks
+    Conformance,
     Examples,
     Portable,
     Loom,
@@ -53,7 +55,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
         if args.skip.contains(step) || !(args.only.is_empty() || args.only.contains(step)) {
             continue;
         }
-        print!("{:<9} ", format!("{step:?}").to_lowercase());
+        print!("{:<11} ", format!("{step:?}").to_lowercase());
         std::io::stdout().flush()?;
         let start = Instant::now();
         let done = step.run();
@@ -104,6 +106,7 @@ impl Step {
                 &[("RUSTDOCFLAGS", "-D warnings")],
             ),
             Self::Tests => cargo(&["test", "--workspace"], &[]),
+            Self::Conformance => conformance::check(),
             Self::Examples => examples(),
             Self::Portable => portable(),
             Self::Loom => loom(),
