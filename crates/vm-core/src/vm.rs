@@ -139,6 +139,15 @@ impl Vm {
         ops::reset(&self.owner.shared, ops::Caller::Off, ResetKind::Hard)
     }
 
+    /// Resets the vCPUs and tells the devices of a warm start; nothing is loaded anew. The states are
+    /// those of [`Vm::reset`], and during a live save the VM goes on running.
+    ///
+    /// # Errors
+    /// As [`Vm::reset`].
+    pub fn soft_reset(&self) -> Result<(), VmError> {
+        ops::reset(&self.owner.shared, ops::Caller::Off, ResetKind::Soft)
+    }
+
     /// Powers off. Any settled state -> POWERING_OFF -> OFF.
     ///
     /// # Errors

@@ -322,7 +322,7 @@ fn a_save_that_fails_at_the_end_leaves_the_vm_suspended() {
 }
 
 #[test]
-fn t_s15_a_save_is_not_disturbed_by_requests_and_refused_operations() {
+fn t_s15_a_save_is_not_disturbed_by_a_soft_reset_requests_and_refused_operations() {
     let (_machine, vm) = running();
     let (saver, steps) = scripted(1, Fails::Never);
     let save = start(&vm, saver, Intent::Snapshot);
@@ -334,6 +334,8 @@ fn t_s15_a_save_is_not_disturbed_by_requests_and_refused_operations() {
     assert!(matches!(vm.power_on(), Err(VmError::Refused { .. })));
     assert!(matches!(vm.destroy(DESTROY), Err(VmError::Refused { .. })));
     vm.on_emt(2, LIMIT, |_| ()).unwrap();
+    vm.soft_reset().unwrap();
+    assert_eq!(vm.status().soft_resets, 1);
     assert_eq!(vm.state(), State::RunningLs);
     steps.go_on();
     save.join().unwrap().unwrap();

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use common::{DESTROY, LIMIT, Machine, PORT_RESET, busy, note, spec, taken, until};
 use vm_core::{Ending, OnReset, Vm, VmError};
-use vm_cpu::script::{Fault, Script, ScriptEngine};
+use vm_cpu::script::{ApStart, Fault, Script, ScriptEngine};
+use vm_cpu::x86::Activity;
 use vm_emt::Phase;
 use vm_state::{ResumeReason, State, SuspendReason};
 
@@ -120,6 +121,41 @@ fn t_s12_a_hard_reset_counts_as_hard_and_keeps_running() {
 }
 
 #[test]
+fn t_s13_a_suspended_vm_that_is_reset_begins_anew_on_resume_with_aps_waiting() {
+    let script = Script::new().work(1000).halt_for_good();
+    let machine = Machine::with(ScriptEngine::new(script).aps(ApStart::AfterSipi));
+    let vm = machine.create(2);
+    vm.power_on().unwrap();
+    until("vCPU 0 works", || machine.engine.progress(0).work() > 10);
+    vm.suspend(SuspendReason::User).unwrap();
+    vm.reset().unwrap();
+    assert_eq!((vm.state(), vm.status().hard_resets), (State::Suspended, 1));
+    let at = |v| {
+        let state = vm.on_emt(v, LIMIT, |emt| emt.settled().and_then(|s| s.state()));
+        let state = state.unwrap().unwrap();
+        (state.gprs.rip, state.gprs.rcx, state.activity)
+    };
+    assert_eq!(at(0), (0, 0, Activity::Running), "the reset vector");
+    assert_eq!(at(1).2, Activity::WaitForInit);
+    let before = machine.engine.progress(0).work();
+    vm.resume(ResumeReason::User).unwrap();
+    until("all the work again", || {
+        machine.engine.progress(0).work() >= before + 1000
+    });
+    assert_eq!(machine.engine.progress(1).work(), 0);
+}
+
+#[test]
+fn a_soft_reset_counts_as_soft_and_loads_nothing_anew() {
+    let (machine, vm) = running(2);
+    vm.soft_reset().unwrap();
+    let status = vm.status();
+    assert_eq!((status.hard_resets, status.soft_resets), (0, 1));
+    assert_eq!(vm.state(), State::Running);
+    assert!(!taken(&machine.log).contains(&"firmware".to_owned()));
+}
+
+#[test]
 fn t_s16_power_off_instead_of_reset_ends_the_vm_once_and_counts_no_reset() {
     let machine = Machine::new(Script::new().pio_write(PORT_RESET, 1, 1).work(5));
     let mut policy = spec(2);
@@ -144,7 +180,9 @@ fn t_s16_power_off_instead_of_reset_ends_the_vm_once_and_counts_no_reset() {
 #[test]
 fn t_s17_a_refused_reset_says_nothing_of_an_ending() {
     let machine = Machine::new(busy());
-    let vm = machine.create(1);
+    let mut policy = spec(1);
+    policy.on_reset = OnReset::PowerOff;
+    let vm = Vm::create(policy, machine.parts()).unwrap();
     vm.power_off().unwrap();
     assert_eq!(vm.ending(), Some(Ending::PowerOff));
     assert!(matches!(vm.reset(), Err(VmError::Refused { .. })));

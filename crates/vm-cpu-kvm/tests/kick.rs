@@ -92,7 +92,7 @@ fn entries_that_missed_their_kick(
 }
 
 #[test]
-fn a_hundred_thousand_kicks_between_the_check_and_the_entry_are_all_seen() {
+fn t_m03_a_hundred_thousand_kicks_between_the_check_and_the_entry_are_all_seen() {
     let Some(engine) = engine() else { return };
     let mut vcpu = spinning(&engine);
     let kick = vcpu.kicker().expect("a kicker");

@@ -194,7 +194,7 @@ fn an_operation_that_may_be_called_has_an_intended_end() {
 }
 
 #[test]
-fn destroy_is_accepted_in_off_alone_and_load_failure_accepts_power_off_alone() {
+fn t_s25_destroy_is_accepted_in_off_alone_and_load_failure_accepts_power_off_alone() {
     let accepting = |name: &str| {
         let operation = PUBLIC
             .into_iter()

@@ -42,6 +42,12 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     fn hook(&self, hook: &'static str) -> Result<(), DeviceError> {
+        let thread = std::thread::current();
+        assert!(
+            matches!(thread.name(), Some("emt" | "emt-0")),
+            "{hook} on {:?}",
+            thread.name()
+        );
         note(&self.log, format!("{} {hook}", self.name));
         match *self.fails.lock().unwrap() {
             Some(which) if which == hook => Err(DeviceError {
