@@ -6,7 +6,11 @@
 //! The save or teleport has moved RUNNING to RUNNING_LS. The driver (a) opens the stream, (b) sends
 //! memory while the guest runs, (c) suspends the VM or finds it suspended, (d) writes the rest.
 //! Whatever fails in (a) to (c) ends in the clean-up, which leaves the live-save state however it
-//! is called by then. Steps (c), (d) and the clean-up wait while another operation is under way.
+//! is called by then. Steps (c) and (d) wait while another operation is under way, the clean-up while
+//! that operation knows of the live save.
+//!
+//! A suspend that a device refuses ends the live save: by way of SUSPENDING it is undone as any other,
+//! and a driver whose own suspend it was not is told. No other save begins before it has cleaned up.
 
 use super::cell::Ask;
 use super::explore::Kind;
@@ -68,7 +72,8 @@ impl Life {
                     }
                 });
             }
-            Saver::CleansUp if !waits => {
+            // What is under way may be somebody else's, after the live save is over.
+            Saver::CleansUp if !(waits && vm.cell.state.is_live_save()) => {
                 moves.add(Kind::Inner, ("saver", "cleans up"), |m| self.clean_up(m));
             }
             Saver::Idle | Saver::Suspends | Saver::Finishes | Saver::CleansUp => {}

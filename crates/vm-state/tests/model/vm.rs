@@ -38,6 +38,8 @@ pub(crate) enum Flaw {
     DeedOutlivesReset,
     /// A guest's request that loses a race is dropped.
     LostRaceDropsDeed,
+    /// A suspend during a live save that a device refuses is dropped as it is.
+    RefusedSuspendIsFatal,
     /// A hard reset ends where it began, also during a live save.
     ResetReturnsToLiveSave,
 }
@@ -203,11 +205,14 @@ impl Life {
     /// What the VM's owner may call. A call in a state that does not accept it changes nothing.
     fn calls(&self, vm: &Vm, moves: &mut Moves) {
         for op in Op::PUBLIC {
+            let saves = matches!(op, Op::Save | Op::Teleport);
+            if saves && vm.saver != Saver::Idle {
+                continue; // refused: another save is under way
+            }
             moves.add(Kind::Call, ("owner", op.data().name), |m| {
-                let saves = matches!(op, Op::Save | Op::Teleport);
                 let begun = m.begin(op, By::Owner);
                 if saves && (begun || m.ask(Ask::Shift(op.data().shifts))) {
-                    m.vm.teleported = op == Op::Teleport;
+                    m.vm.teleported |= op == Op::Teleport;
                     if !begun {
                         m.vm.saver = Saver::Opens;
                     }
@@ -374,7 +379,6 @@ impl Model for Life {
 
     fn wrong(&self, vm: &Vm) -> Option<&'static str> {
         let state = vm.cell.state;
-        let finishes = vm.work.is_some_and(|work| work.op == Op::LiveFinish);
         let lost = |v: usize| vm.owed[v] && vm.asks[v] == Asked::Nothing;
         let rules = [
             (
@@ -382,8 +386,8 @@ impl Model for Life {
                 "a transient state and an operation under way do not go together",
             ),
             (
-                (state.is_live_save() || finishes) != (vm.saver != Saver::Idle),
-                "a live-save state and a saver who leaves it do not go together",
+                state.is_live_save() && vm.saver == Saver::Idle,
+                "a live-save state without a saver who leaves it",
             ),
             (
                 state.is_running() && (vm.dead || vm.cell.fatal),
@@ -398,7 +402,7 @@ impl Model for Life {
                 "a request of the guest is lost, and the guest goes on",
             ),
             (
-                state == State::Running && vm.teleported,
+                state == State::Running && vm.teleported && vm.saver == Saver::Idle,
                 "a VM that runs here is marked as teleported",
             ),
         ];

@@ -180,7 +180,17 @@ impl Life {
             m.ask(Ask::Commit(State::Running));
             return;
         }
+        let suspends = matches!(work.op, Op::Suspend | Op::LiveSuspend);
+        if suspends && m.vm.cell.state.is_live_save() && self.flaw != Flaw::RefusedSuspendIsFatal {
+            // The live save is over, and what remains is a suspend, which can be undone. The saver
+            // is told, if the suspend is not its own.
+            m.ask(Ask::Then(State::Suspending));
+            m.vm.saver = Saver::CleansUp;
+        }
         m.ask(Ask::Drop);
+        if suspends && m.vm.cell.state.is_failed() && !m.vm.cell.fatal {
+            m.wrong = Some("a guest dies because a device refused a suspend");
+        }
         match work.op {
             Op::Teleport => self.unmark(&mut m.vm),
             Op::LiveSuspend => m.vm.saver = Saver::CleansUp,
@@ -199,11 +209,10 @@ impl Life {
             | Op::Destroy => {}
         }
         let undone = Some(m.vm.cell.state) == from;
-        let failed = matches!(
-            m.vm.cell.state,
-            State::GuruMeditation | State::GuruMeditationLs | State::Suspended
-        );
-        if !undone && !failed {
+        let saved =
+            matches!(work.op, Op::LiveFinish | Op::LiveSuspend) || m.vm.saver != Saver::Idle;
+        let over = saved && matches!(m.vm.cell.state, State::Suspended | State::Running);
+        if !undone && !over && !m.vm.cell.state.is_failed() {
             m.wrong = Some("an operation that failed took effect");
         }
     }
