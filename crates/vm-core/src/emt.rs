@@ -367,16 +367,19 @@ impl Emt {
     }
 
     /// Does what the guest asked for, with the exit finished. The guest's operation may lose a race
-    /// against somebody else's; then it is kept and tried again when the VM runs the next time.
+    /// against somebody else's; then it is kept and tried again when the VM runs the next time, unless
+    /// that was a reset, after which nobody wants it any more.
     fn act(&mut self, deed: Deed) {
         self.settle_or_guru();
         let shared = Arc::clone(&self.shared);
+        // A reset empties the queue of deeds, so this one is of the machine as it is now.
+        let caller = ops::Caller::On(self, shared.resets.total());
         let result = match &deed {
-            Deed::Reset(kind) => ops::reset(&shared, ops::Caller::On(self), *kind),
-            Deed::PowerOff(ending) => ops::power_off(&shared, ops::Caller::On(self), *ending),
+            Deed::Reset(kind) => ops::reset(&shared, caller, *kind),
+            Deed::PowerOff(ending) => ops::power_off(&shared, caller, *ending),
         };
         match result {
-            Ok(()) => {}
+            Ok(()) | Err(VmError::Overtaken { .. }) => {}
             Err(VmError::Refused { .. }) => self.deeds.push_front(deed),
             Err(e) => self.guru(&format!(
                 "{deed:?}, asked for by the guest, failed: {}",

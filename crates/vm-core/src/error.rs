@@ -42,6 +42,12 @@ pub enum VmError {
         /// Where the VM is now.
         state: State,
     },
+    /// The guest's own operation came after a reset: the machine that asked for it is gone.
+    #[error("{op}, asked for by the guest, was overtaken by a reset")]
+    Overtaken {
+        /// The operation.
+        op: &'static str,
+    },
     /// A blocking operation was called where it would wait for its own caller.
     #[error("{op} refused: called from {from}; call it from another thread")]
     WouldBlock {

@@ -5,6 +5,10 @@
 //! to put one in.
 
 /// One mistake.
+#[cfg_attr(
+    not(shuttle),
+    expect(unreachable_pub, reason = "only the models name it from outside")
+)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// None: the real thing.

@@ -17,7 +17,7 @@ use vm_state::{StateCell, Transition};
 use crate::emt::Emt;
 use crate::fault::Fault;
 use crate::save::Cancel;
-use crate::sync::{AtomicBool, AtomicU32, AtomicU64, Condvar, Mutex, lock, wait};
+use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, lock, wait};
 use crate::{Ending, GuruReport, VmSpec};
 
 /// Shared by the handles and the EMTs of one VM.
@@ -33,7 +33,8 @@ pub(crate) struct Shared {
     leave_from: AtomicU32,
     /// The save under way.
     pub(crate) saving: Mutex<Option<Cancel>>,
-    teleported: AtomicBool,
+    teleports: AtomicU64,
+    teleported: AtomicU64,
     ending: Mutex<Option<Ending>>,
     guru: Mutex<Option<GuruReport>>,
 }
@@ -65,7 +66,8 @@ impl Shared {
             threads: Threads::new(spec.vcpus),
             leave_from: AtomicU32::new(u32::MAX),
             saving: Mutex::new(None),
-            teleported: AtomicBool::new(false),
+            teleports: AtomicU64::new(0),
+            teleported: AtomicU64::new(0),
             ending: Mutex::new(None),
             guru: Mutex::new(None),
             bells,
@@ -104,18 +106,28 @@ impl Shared {
         lock(&self.saving).as_ref().map(Cancel::cancel)
     }
 
-    /// From here the VM counts as teleported.
-    pub(crate) fn begin_teleport(&self) {
-        self.teleported.store(true, Ordering::SeqCst);
+    /// From here the VM counts as teleported. The mark tells this teleport from a later one.
+    pub(crate) fn begin_teleport(&self) -> u64 {
+        let mark = self.teleports.fetch_add(1, Ordering::SeqCst) + 1;
+        self.teleported.store(mark, Ordering::SeqCst);
+        mark
     }
 
-    /// It goes on here, or the teleport failed.
-    pub(crate) fn end_teleport(&self) {
-        self.teleported.store(false, Ordering::SeqCst);
+    /// The teleport under way or just done, 0 for none.
+    pub(crate) fn teleport_mark(&self) -> u64 {
+        self.teleported.load(Ordering::SeqCst)
+    }
+
+    /// It goes on here, or that teleport failed.
+    pub(crate) fn end_teleport(&self, mark: u64) {
+        // Failing means that a later teleport has begun.
+        let _ = self
+            .teleported
+            .compare_exchange(mark, 0, Ordering::SeqCst, Ordering::SeqCst);
     }
 
     pub(crate) fn teleported(&self) -> bool {
-        self.teleported.load(Ordering::SeqCst)
+        self.teleport_mark() != 0
     }
 
     /// Remembers how the VM ended; the first word counts.
@@ -151,6 +163,10 @@ impl Resets {
             ResetKind::Soft => &self.soft,
         }
         .fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.hard() + self.soft()
     }
 
     pub(crate) fn hard(&self) -> u64 {

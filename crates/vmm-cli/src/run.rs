@@ -206,6 +206,7 @@ fn blame(error: VmError) -> Failure {
         | VmError::Thread { .. }
         | VmError::Gone { .. }
         | VmError::Panicked { .. }
+        | VmError::Overtaken { .. }
         | VmError::Pending { .. }
         | VmError::Save { .. }
         | VmError::Fatal { .. } => false,

@@ -32,8 +32,8 @@ pub(crate) use save::save;
 pub(crate) enum Caller<'a> {
     /// A thread that is no EMT of this VM.
     Off,
-    /// An EMT, which takes part itself.
-    On(&'a mut Emt),
+    /// An EMT, which takes part itself, on behalf of the guest as it was after so many resets.
+    On(&'a mut Emt, u64),
 }
 
 /// What one operation does, besides the transition.
@@ -94,21 +94,26 @@ pub(crate) fn suspend(
     )
 }
 
-/// Suspends the devices, waits for those that are pending, and stops the guest's clock.
+/// Suspends the devices, waits for those that are pending, and stops the guest's clock. If any of it
+/// fails the devices are resumed again.
 fn quiesce(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
     if let Some(devices) = &emt.primary.devices {
         devices.suspend()?;
     }
-    if let Err(late) = wait_devices(emt, op) {
-        if let Some(devices) = &emt.primary.devices
-            && let Err(e) = devices.resume()
-        {
-            log::error!(target: "vm.transition", "while undoing after \"{late}\": {e}");
+    match wait_devices(emt, op).and_then(|()| clock(emt, op)) {
+        Ok(clock_ns) => {
+            emt.primary.clock_ns = clock_ns;
+            Ok(())
         }
-        return Err(late);
+        Err(failure) => {
+            if let Some(devices) = &emt.primary.devices
+                && let Err(e) = devices.resume()
+            {
+                log::error!(target: "vm.transition", "while undoing after \"{failure}\": {e}");
+            }
+            Err(failure)
+        }
     }
-    emt.primary.clock_ns = clock(emt, op)?;
-    Ok(())
 }
 
 /// Waits until no device is pending, serving priority requests meanwhile.
@@ -153,6 +158,7 @@ pub(crate) fn resume(
     caller: Caller<'_>,
     reason: ResumeReason,
 ) -> Result<(), VmError> {
+    let mark = shared.teleport_mark();
     gather(
         shared,
         caller,
@@ -176,8 +182,9 @@ pub(crate) fn resume(
             },
         },
     )?;
-    // After observers heard of RUNNING, who may still want to know.
-    shared.end_teleport();
+    // After observers heard of RUNNING, who may still want to know; a teleport that began since keeps
+    // its own mark.
+    shared.end_teleport(mark);
     Ok(())
 }
 
@@ -269,16 +276,23 @@ pub(crate) fn is_savers(state: State) -> bool {
     )
 }
 
-/// No guest code runs any more. RUNNING -> FATAL_ERROR.
+/// No guest code runs any more. RUNNING -> FATAL_ERROR; while the VM is suspended or in between, the
+/// cause is remembered, and whatever ends next ends in GURU_MEDITATION.
 pub(crate) fn fail(shared: &Arc<Shared>) -> Result<(), VmError> {
     const OP: &str = vm_state::operations::FATAL_ERROR.name;
     refuse_blocking(shared, OP)?;
     let how = How::once().limit(shared.spec.gather_limit);
     let shift = |_: &mut Emt| {
-        shared
+        match shared
             .state
             .shift(vm_state::operations::FATAL_ERROR.shifts, Cause::Host)
-            .map_err(|refused| VmError::Refused { op: OP, refused })?;
+        {
+            Ok(_) => {}
+            Err(refused) if refused.actual().is_powered_on() => {
+                shared.state.raise_fatal(Cause::Host);
+            }
+            Err(refused) => return Err(VmError::Refused { op: OP, refused }),
+        }
         shared.cancel_save();
         Ok(Flow::Look)
     };
@@ -304,14 +318,19 @@ fn gather(shared: &Arc<Shared>, caller: Caller<'_>, act: &Act<'_>) -> Result<(),
     let how = How::descending()
         .stop_on_error()
         .limit(shared.spec.gather_limit);
-    let callback = |emt: &mut Emt| step(act, &slot, emt);
+    let asked = match &caller {
+        Caller::Off => None,
+        Caller::On(_, resets) => Some(*resets),
+    };
+    let callback = |emt: &mut Emt| step(act, &slot, asked, emt);
     let met = match caller {
         Caller::Off => shared.rendezvous.meet(how, callback),
-        Caller::On(emt) => shared.rendezvous.meet_from(emt, how, callback),
+        Caller::On(emt, _) => shared.rendezvous.meet_from(emt, how, callback),
     };
-    let undone = lock(&slot).take();
-    if undone.is_some() {
-        drop(undone);
+    // Only a panic leaves it there.
+    let left = lock(&slot).take();
+    if left.is_some() {
+        drop(left);
         if !shared.is_broken(Fault::UndoWithoutRing) {
             shared.bells.ring_all();
         }
@@ -319,10 +338,32 @@ fn gather(shared: &Arc<Shared>, caller: Caller<'_>, act: &Act<'_>) -> Result<(),
     met.map(drop).map_err(|e| VmError::from_meet(name, e))
 }
 
-/// One EMT's part of an operation.
-fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Result<Flow, VmError> {
+/// One EMT's part of an operation. If it fails, the transition is undone here, before any EMT is
+/// let go: whoever comes next must not find the VM in the middle of what failed.
+fn step(
+    act: &Act<'_>,
+    slot: &Mutex<Option<Transition>>,
+    asked: Option<u64>,
+    emt: &mut Emt,
+) -> Result<Flow, VmError> {
+    let done = part(act, slot, asked, emt);
+    if done.is_err() && !emt.shared().is_broken(Fault::UndoWithoutRing) {
+        undo(emt.shared(), lock(slot).take());
+    }
+    done
+}
+
+fn part(
+    act: &Act<'_>,
+    slot: &Mutex<Option<Transition>>,
+    asked: Option<u64>,
+    emt: &mut Emt,
+) -> Result<Flow, VmError> {
     let begun = lock(slot).is_some();
     if !begun {
+        if asked.is_some_and(|resets| resets != emt.shared().resets.total()) {
+            return Err(VmError::Overtaken { op: act.op.name });
+        }
         let transition = emt
             .shared()
             .state
@@ -341,8 +382,8 @@ fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Resul
             return Err(VmError::Gone { op: act.op.name });
         };
         let to = (act.last)(emt, from)?;
-        let transition = suspend_after_reset(emt, lock(slot).take(), to)?;
-        let ended = transition.map(|t| t.commit(to));
+        suspend_after_reset(emt, slot, to)?;
+        let ended = lock(slot).take().map(|t| t.commit(to));
         if let Some(state) = ended.map(|ended| ended.unwrap_or_else(|illegal| illegal.ended))
             && emt_moved(emt, state) != to
         {
@@ -355,6 +396,21 @@ fn step(act: &Act<'_>, slot: &Mutex<Option<Transition>>, emt: &mut Emt) -> Resul
     Ok(Flow::Look)
 }
 
+/// Gives a transition up. A suspend that fails during a live save has no way back into the save: it
+/// ends, and the VM runs on.
+fn undo(shared: &Shared, transition: Option<Transition>) {
+    let Some(transition) = transition else { return };
+    if matches!(
+        transition.via(),
+        State::SuspendingLs | State::SuspendingExtLs
+    ) {
+        shared.cancel_save();
+        if let Err(illegal) = transition.then(State::Suspending).map(drop) {
+            log::error!(target: "vm.transition", "{illegal}");
+        }
+    }
+}
+
 /// Records the state that this EMT brought the VM to.
 fn emt_moved(emt: &mut Emt, state: State) -> State {
     emt.record(Flight::State(state));
@@ -365,21 +421,20 @@ fn emt_moved(emt: &mut Emt, state: State) -> State {
 /// that of another boot.
 fn suspend_after_reset(
     emt: &mut Emt,
-    transition: Option<Transition>,
+    slot: &Mutex<Option<Transition>>,
     to: State,
-) -> Result<Option<Transition>, VmError> {
-    match transition {
-        Some(transition) if transition.via() == State::ResettingLs && to == State::SuspendedLs => {
-            let fatal = |illegal: vm_state::IllegalTarget| VmError::Fatal {
-                op: "hard reset",
-                state: illegal.ended,
-            };
-            let transition = transition.then(State::SuspendingLs).map_err(fatal)?;
-            quiesce(emt, "hard reset")?;
-            Ok(Some(transition))
-        }
-        other => Ok(other),
+) -> Result<(), VmError> {
+    let resetting = lock(slot).as_ref().map(Transition::via) == Some(State::ResettingLs);
+    if !resetting || to != State::SuspendedLs {
+        return Ok(());
     }
+    let transition = lock(slot).take().map(|t| t.then(State::SuspendingLs));
+    let fatal = |illegal: vm_state::IllegalTarget| VmError::Fatal {
+        op: "hard reset",
+        state: illegal.ended,
+    };
+    *lock(slot) = transition.transpose().map_err(fatal)?;
+    quiesce(emt, "hard reset")
 }
 
 /// A blocking operation must not be called where it would wait for its own caller.

@@ -47,22 +47,16 @@ pub(crate) fn save(
 }
 
 fn run(owner: &Owner, saver: &mut dyn Saver, intent: Intent) -> Result<Saved, VmError> {
-    let shared = &owner.shared;
-    if intent == Intent::Teleport {
-        shared.begin_teleport();
-    }
-    let result = match begin(shared)? {
-        Begun::Suspended => {
-            finish(owner, saver)?;
-            Ok(Saved {
-                passes: 0,
-                suspended_by: SuspendedBy::Other,
-            })
-        }
+    let mark = (intent == Intent::Teleport).then(|| owner.shared.begin_teleport());
+    let result = begin(&owner.shared).and_then(|begun| match begun {
+        Begun::Suspended => finish(owner, saver).map(|()| Saved {
+            passes: 0,
+            suspended_by: SuspendedBy::Other,
+        }),
         Begun::Live => live(owner, saver),
-    };
-    if result.is_err() {
-        shared.end_teleport();
+    });
+    if let (Err(_), Some(mark)) = (&result, mark) {
+        owner.shared.end_teleport(mark);
     }
     result
 }
@@ -81,10 +75,7 @@ fn begin(shared: &Arc<Shared>) -> Result<Begun, VmError> {
     {
         Ok(_) => Ok(Begun::Live),
         Err(refused) if refused.actual() == State::Suspended => Ok(Begun::Suspended),
-        Err(refused) => {
-            shared.end_teleport();
-            Err(VmError::Refused { op: OP, refused })
-        }
+        Err(refused) => Err(VmError::Refused { op: OP, refused }),
     }
 }
 
