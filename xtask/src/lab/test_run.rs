@@ -290,9 +290,9 @@ impl<'a> Reader<'a> {
             }
             Some((_, status)) => {
                 if let Some(check) = self.group.checks.get(self.next) {
-                    let end = judge(check, status, &self.output);
-                    self.lab
-                        .verdict(self.group, check, self.began.elapsed().as_secs_f64(), end);
+                    let seconds = self.began.elapsed().as_secs_f64();
+                    let end = judge(check, status, seconds, &self.output);
+                    self.lab.verdict(self.group, check, seconds, end);
                 }
                 self.next += 1;
                 self.output.clear();
@@ -301,16 +301,16 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Everything wrong with the end of a check, behind its output.
-fn judge(check: &Check, status: &str, output: &str) -> Result<(), String> {
+/// Everything wrong with the end of a check, behind its output. `seconds` are the host's: a check
+/// that was killed long before its limit was killed by something else, or the lab's clock is off.
+fn judge(check: &Check, status: &str, seconds: f64, output: &str) -> Result<(), String> {
     let mut wrong = Vec::new();
     if status != check.status.to_string() {
-        let late = if status == "137" {
-            format!(" (limit {} s?)", check.limit_s)
-        } else {
-            String::new()
+        let killed = match status {
+            "137" => format!(" (killed after {seconds:.0} s, limit {} s)", check.limit_s),
+            _ => String::new(),
         };
-        wrong.push(format!("status {status}{late}, not {}", check.status));
+        wrong.push(format!("status {status}{killed}, not {}", check.status));
     }
     for words in check
         .says
@@ -350,26 +350,26 @@ mod tests_of_the_reader {
     #[test]
     fn status_and_output_both_decide() {
         let check = check("x");
-        assert_eq!(judge(&check, "4", "hello\n"), Ok(()));
+        assert_eq!(judge(&check, "4", 1.0, "hello\n"), Ok(()));
         assert!(
-            judge(&check, "0", "hello\n")
+            judge(&check, "0", 1.0, "hello\n")
                 .unwrap_err()
                 .contains("status 0, not 4")
         );
         assert!(
-            judge(&check, "4", "")
+            judge(&check, "4", 1.0, "")
                 .unwrap_err()
                 .contains("lacks \"hello\"")
         );
         assert!(
-            judge(&check, "4", "hello panic")
+            judge(&check, "4", 1.0, "hello panic")
                 .unwrap_err()
                 .contains("has \"panic\"")
         );
         assert!(
-            judge(&check, "137", "hello")
+            judge(&check, "137", 17.0, "hello")
                 .unwrap_err()
-                .contains("limit 1 s")
+                .contains("killed after 17 s, limit 1 s")
         );
     }
 
