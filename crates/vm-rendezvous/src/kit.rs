@@ -25,6 +25,7 @@
 mod checks;
 mod report;
 mod stand;
+mod threads;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -20,7 +20,7 @@ use vm_rendezvous::kit::{self, Check, Effort, Finding, Outcome, Trouble};
 
 /// For loops that are right: nothing is lost by waiting.
 const QUICK: Effort = Effort {
-    rounds: 40,
+    rounds: 80,
     callers: 4,
     patience: Duration::from_secs(30),
     window: Duration::from_millis(5),
@@ -163,6 +163,16 @@ fn a_meeting_that_lets_guests_run_is_found() {
 fn a_meeting_that_leaves_a_vcpu_out_is_found() {
     let found = finding(Check::MeetingHoldsAll, Bug::MeetsOnlyTheFirst);
     assert_eq!(found, Finding::NotOnce { vcpu: 1, times: 0 });
+}
+
+#[test]
+fn meetings_that_wait_for_each_other_are_found() {
+    let found = finding(Check::ConcurrentMeetings, Bug::MeetsInRequests);
+    let late = Finding::Failed {
+        step: "a meeting beside another",
+        trouble: Trouble::SomebodyLate,
+    };
+    assert_eq!(found, late);
 }
 
 #[test]

@@ -3,14 +3,16 @@
 
 //! The checks themselves. Each gets a loop whose guests run.
 
+use std::hint;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
-use std::thread::{self, ThreadId};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use super::report::{Check, Finding, Outcome};
 use super::stand::{Stand, Verdict, look_on, must};
+use super::threads::Threads;
 use super::{EntryHook, MeetOp, Op, Trouble};
 
 /// How long a vCPU is looked at to see whether it spins: many ticks of the accounting clock.
@@ -18,6 +20,7 @@ const SPIN_WINDOW: Duration = Duration::from_millis(100);
 /// A vCPU that uses more than one part in so many of its time spins, even if its processor is shared
 /// with many; one that sleeps uses none but for the answer.
 const SPIN_SHARE: u32 = 50;
+const CANNOT_MEET: &str = "the loop cannot meet";
 /// Exits from before a request to when it runs: the one it is kicked for, and one for a kick that
 /// came late for the request before.
 const EXITS_FOR_A_KICK: u64 = 2;
@@ -32,6 +35,7 @@ pub(super) fn run(check: Check, stand: &Stand<'_>) -> Verdict {
         Check::RequestsRunOnce => requests_run_once(stand),
         Check::KickAtEntry => kick_at_entry(stand),
         Check::MeetingHoldsAll => meeting_holds_all(stand),
+        Check::ConcurrentMeetings => concurrent_meetings(stand),
         Check::ManyInitiators => many_initiators(stand),
         Check::LateVcpuIsNamed => late_vcpu_is_named(stand),
         Check::LateReplyIsNotTheNext => late_reply_is_not_the_next(stand),
@@ -236,7 +240,7 @@ fn meeting_holds_all(stand: &Stand<'_>) -> Verdict {
             meeting.join()
         });
         match met {
-            Ok(Err(Trouble::Unsupported)) => return Err(Outcome::Skipped("the loop cannot meet")),
+            Ok(Err(Trouble::Unsupported)) => return Err(Outcome::Skipped(CANNOT_MEET)),
             Ok(met) => must("a meeting", met)?,
             Err(_) => return Err(Finding::Panicked { step: "a meeting" }.into()),
         }
@@ -248,6 +252,28 @@ fn meeting_holds_all(stand: &Stand<'_>) -> Verdict {
         }
     }
     threads.verdict()?;
+    stand.runs()
+}
+
+fn concurrent_meetings(stand: &Stand<'_>) -> Verdict {
+    let (callers, arrived) = (stand.effort.callers.max(1), AtomicU32::new(0));
+    at_once(stand, |_| {
+        for round in 1..=(stand.effort.rounds / 4).max(1) {
+            stand.step("a meeting beside another");
+            // Begun at the same instant, if nobody is held up.
+            let together = Instant::now() + stand.effort.window;
+            arrived.fetch_add(1, SeqCst);
+            while arrived.load(SeqCst) < round.saturating_mul(callers) && Instant::now() < together
+            {
+                hint::spin_loop();
+            }
+            match stand.vm.meet(stand.effort.patience, Arc::new(|_| ())) {
+                Err(Trouble::Unsupported) => return Err(Outcome::Skipped(CANNOT_MEET)),
+                met => must("a meeting beside another", met)?,
+            }
+        }
+        Ok(())
+    })?;
     stand.runs()
 }
 
@@ -269,7 +295,7 @@ fn many_initiators(stand: &Stand<'_>) -> Verdict {
                         Err(trouble) => return must("a resume beside others", Err(trouble)),
                     }
                 }
-                caller if caller % 2 == 1 => {
+                1 => {
                     stand.call((caller + round) % count, u64::from(round), || ())?;
                 }
                 _ => {
@@ -420,60 +446,5 @@ fn once(vcpu: u32, times: u32) -> Verdict {
         Ok(())
     } else {
         Err(Finding::NotOnce { vcpu, times }.into())
-    }
-}
-
-/// Which thread each vCPU's work ran on.
-#[derive(Debug, Clone)]
-struct Threads(Arc<Mutex<Seen>>);
-
-#[derive(Debug)]
-struct Seen {
-    by_vcpu: Vec<Option<ThreadId>>,
-    wrong: Option<u32>,
-}
-
-impl Threads {
-    fn new(vcpus: u32) -> Self {
-        Self(Arc::new(Mutex::new(Seen {
-            by_vcpu: (0..vcpus).map(|_| None).collect(),
-            wrong: None,
-        })))
-    }
-
-    /// Work for `vcpu` runs on the calling thread.
-    fn note(&self, vcpu: u32) {
-        let here = thread::current().id();
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = usize::try_from(vcpu).unwrap_or(usize::MAX);
-        match seen.by_vcpu.get_mut(at) {
-            Some(Some(known)) if *known == here => {}
-            Some(place @ None) => *place = Some(here),
-            Some(Some(_)) | None => seen.wrong = Some(vcpu),
-        }
-    }
-
-    /// The calling thread is not a vCPU's.
-    fn never_here(&self) -> Verdict {
-        let here = thread::current().id();
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = seen.by_vcpu.iter().position(|id| *id == Some(here));
-        match at.and_then(|at| u32::try_from(at).ok()) {
-            Some(vcpu) => Err(Finding::WrongThread { vcpu }.into()),
-            None => Ok(()),
-        }
-    }
-
-    /// Each vCPU has one thread, and no two share one.
-    fn verdict(&self) -> Verdict {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = (0_u32..).zip(&seen.by_vcpu).find(|(v, id)| {
-            let earlier = usize::try_from(*v).unwrap_or(usize::MAX);
-            id.is_some() && seen.by_vcpu.iter().take(earlier).any(|other| other == *id)
-        });
-        match seen.wrong.or(shared.map(|(v, _)| v)) {
-            Some(vcpu) => Err(Finding::WrongThread { vcpu }.into()),
-            None => Ok(()),
-        }
     }
 }

@@ -25,6 +25,8 @@ pub enum Check {
     KickAtEntry,
     /// In a meeting every vCPU runs the callback once, and no guest runs.
     MeetingHoldsAll,
+    /// Meetings begun at the same time all take place.
+    ConcurrentMeetings,
     /// Suspends, requests and meetings begun at the same time all come to an end.
     ManyInitiators,
     /// A vCPU that does not come is named within the limit, and the loop works afterwards.
@@ -39,7 +41,7 @@ pub enum Check {
 
 impl Check {
     /// All of them, in the order in which they run.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SuspendStopsGuests,
         Self::SuspendedVcpusSleepAndAnswer,
         Self::ConcurrentSuspends,
@@ -47,6 +49,7 @@ impl Check {
         Self::RequestsRunOnce,
         Self::KickAtEntry,
         Self::MeetingHoldsAll,
+        Self::ConcurrentMeetings,
         Self::ManyInitiators,
         Self::LateVcpuIsNamed,
         Self::LateReplyIsNotTheNext,
@@ -65,6 +68,7 @@ impl Check {
             Self::RequestsRunOnce => "requests run once",
             Self::KickAtEntry => "kick at entry",
             Self::MeetingHoldsAll => "a meeting holds all",
+            Self::ConcurrentMeetings => "concurrent meetings",
             Self::ManyInitiators => "many initiators",
             Self::LateVcpuIsNamed => "a late vCPU is named",
             Self::LateReplyIsNotTheNext => "a late reply is not the next",

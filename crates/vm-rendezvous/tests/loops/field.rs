@@ -44,6 +44,8 @@ pub(crate) enum Bug {
     MeetsOneByOne,
     /// A meeting runs on the first vCPU only.
     MeetsOnlyTheFirst,
+    /// Each meeting waits for all vCPUs inside a request, and two meetings wait for each other.
+    MeetsInRequests,
     /// The loop looks at its queue each fourth time it leaves the guest; whoever waits kicks again.
     LooksRarely,
     /// Resume panics.
@@ -95,6 +97,9 @@ pub(crate) struct Field {
     suspended: Mutex<bool>,
     over: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// For [`Bug::MeetsInRequests`]: whether a meeting has begun, and how many have been sent out.
+    met: AtomicBool,
+    posted: (Mutex<u32>, Condvar),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -223,6 +228,8 @@ impl Field {
             suspended: Mutex::new(false),
             over: AtomicBool::new(false),
             threads: Mutex::new(threads),
+            met: AtomicBool::new(false),
+            posted: (Mutex::new(0), Condvar::new()),
         }
     }
 
@@ -262,6 +269,51 @@ impl Field {
             }
         }
         Ok(())
+    }
+}
+
+impl Field {
+    /// Has a request wait on each vCPU until all are in theirs; not for ever, so that tests end.
+    fn meet_in_requests(&self, limit: Duration, op: &MeetOp) -> Result<(), Trouble> {
+        let inside = Arc::new((Mutex::new(0), Condvar::new()));
+        let count = self.shared.cpus.len();
+        let deadline = Instant::now() + limit;
+        let first = !self.met.swap(true, SeqCst);
+        let join_in = |v: u32, cpu: &Cpu| {
+            let (inside, op) = (inside.clone(), op.clone());
+            let run: Op = Box::new(move || {
+                *lock(&inside.0) += 1;
+                inside.1.notify_all();
+                let all = |here: &mut usize| (*here == count).then_some(());
+                let met = wait(&inside.1, lock(&inside.0), Some(deadline), all);
+                op(v);
+                u64::from(met.is_some())
+            });
+            let reply = Arc::<Reply>::default();
+            cpu.draw(self.shared.bug, |inbox| {
+                inbox.jobs.push_back((run, reply.clone()));
+            });
+            if first && v == 0 {
+                // The order that does it: the second meeting overtakes the first.
+                let both = |posted: &mut u32| (*posted > 0).then_some(());
+                let _alone = wait(&self.posted.1, lock(&self.posted.0), Some(deadline), both);
+            }
+            reply
+        };
+        let replies: Vec<_> = (0..)
+            .zip(&self.shared.cpus)
+            .map(|(v, cpu)| join_in(v, cpu))
+            .collect();
+        *lock(&self.posted.0) += 1;
+        self.posted.1.notify_all();
+        let met = replies
+            .iter()
+            .all(|reply| reply.take(deadline + Duration::from_millis(100)) == Some(Some(1)));
+        if met {
+            Ok(())
+        } else {
+            Err(Trouble::SomebodyLate)
+        }
     }
 }
 
@@ -343,6 +395,9 @@ impl VcpuLoop for Field {
     }
 
     fn meet(&self, limit: Duration, op: MeetOp) -> Result<(), Trouble> {
+        if self.shared.bug == Bug::MeetsInRequests {
+            return self.meet_in_requests(limit, &op);
+        }
         let suspended = lock(&self.suspended);
         let bug = self.shared.bug;
         if !*suspended && bug != Bug::MeetsOneByOne {
