@@ -20,7 +20,7 @@ use vm_rendezvous::kit::{self, Check, Effort, Finding, Outcome, Trouble};
 
 /// For loops that are right: nothing is lost by waiting.
 const QUICK: Effort = Effort {
-    rounds: 80,
+    rounds: 40,
     callers: 4,
     patience: Duration::from_secs(30),
     window: Duration::from_millis(5),
