@@ -10,6 +10,7 @@
     reason = "a command-line program"
 )]
 
+mod api;
 mod bench;
 mod check;
 mod conformance;
@@ -33,6 +34,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// List what the lower crates offer, into docs/api
+    Api,
     /// Measure: the crates' benches, and starting a guest in the lab, beside others
     Bench(bench::Args),
     /// Format, lints, documents, tests, examples, models, dependency graph
@@ -48,6 +51,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
+        Task::Api => api::main(),
         Task::Bench(args) => bench::main(&args),
         Task::Check(args) => check::main(&args),
         Task::Conformance(args) => conformance::main(&args),

@@ -104,6 +104,12 @@ impl Graph {
         found
     }
 
+    /// The crates that others adopt one at a time: levels 0 and 1.
+    pub(crate) fn adoptable(&self) -> Vec<String> {
+        let low = self.crates.iter().filter(|(_, node)| node.level <= 1);
+        low.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The crates that must compile for other processors too: all but the backends and programs.
     pub(crate) fn portable(&self) -> Vec<String> {
         let portable = |node: &Node| matches!(node.level, 0 | 1 | 3);

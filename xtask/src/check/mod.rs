@@ -4,7 +4,8 @@
 //! `cargo xtask check`: everything a change must pass besides the lab, step by step.
 
 mod docs;
-mod graph;
+pub(crate) mod graph;
+mod package;
 mod tidy;
 
 use std::io::Write as _;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use crate::{conformance, product, workspace};
+use crate::{api, conformance, product, workspace};
 
 const PORTABLE_TARGET: &str = "aarch64-unknown-linux-gnu";
 /// No cargo step of ours takes half as long on two cores.
@@ -40,11 +41,13 @@ enum Step {
     Tidy,
     Clippy,
     Rustdoc,
+    Api,
     Tests,
     /// Behind the tests, whose programs it asks
     Conformance,
     Examples,
     Portable,
+    Package,
     Loom,
 }
 
@@ -105,10 +108,12 @@ impl Step {
                 ],
                 &[("RUSTDOCFLAGS", "-D warnings")],
             ),
+            Self::Api => api::check(),
             Self::Tests => cargo(&["test", "--workspace"], &[]),
             Self::Conformance => conformance::check(),
             Self::Examples => examples(),
             Self::Portable => portable(),
+            Self::Package => package::check(),
             Self::Loom => loom(),
         }
     }
