@@ -76,7 +76,12 @@ fn run_programs(crates: &[String]) -> Result<String> {
         cargo.arg("--config");
         cargo.arg(format!("patch.crates-io.{name}.path={package:?}"));
     }
-    let programs = product::programs(&mut cargo)?;
+    let programs = product::programs(&mut cargo).with_context(|| {
+        format!(
+            "building {PROGRAMS} on the packages; if only its lock file is old: \
+             `cargo check --manifest-path {PROGRAMS}/Cargo.toml`"
+        )
+    })?;
     if programs.is_empty() {
         bail!("{PROGRAMS} has no programs");
     }

@@ -234,7 +234,7 @@ fn meeting_holds_all(stand: &Stand<'_>) -> Verdict {
                 thread::yield_now();
             }
             if inside.load(SeqCst) != 0 {
-                ran_meanwhile = stand.moved(stand.effort.window.min(Duration::from_millis(1)));
+                ran_meanwhile = stand.moved(stand.effort.window);
             }
             may_go.store(true, SeqCst);
             meeting.join()
