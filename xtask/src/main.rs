@@ -18,6 +18,7 @@ mod cpio;
 mod lab;
 mod linux;
 mod product;
+mod proof;
 mod sys;
 mod workspace;
 
@@ -47,6 +48,9 @@ enum Task {
     Lab(lab::Verb),
     /// Boot Debian's kernel under vmm, on this host or in the lab
     Linux(linux::Args),
+    /// What takes too long for every change
+    #[command(subcommand)]
+    Proof(proof::Verb),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
         Task::Conformance(args) => conformance::main(&args),
         Task::Lab(verb) => lab::main(verb),
         Task::Linux(args) => linux::main(&args),
+        Task::Proof(verb) => proof::main(&verb),
     };
     match done {
         Ok(status) => ExitCode::from(status),
