@@ -125,6 +125,8 @@ fn mutants(package: &str, args: &Args, judge: Judge) -> Command {
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_PROFILE_TEST_DEBUG", "0")
         .args(["mutants", "--package", package, "--no-shuffle"])
+        // Tests that are left out of the models are no tests to the tool.
+        .args(["--exclude-re", "(replace|in) tests::"])
         .args(["--timeout", &args.timeout.to_string()])
         .arg("--output")
         .arg(output(package, judge));
