@@ -21,6 +21,8 @@ pub(crate) struct Cli {
 pub(crate) enum Verb {
     /// Boot a kernel; the serial console is this terminal (Ctrl-A x ends, Ctrl-A h helps)
     Run(Box<RunArgs>),
+    /// Control a running VM through the socket of its --control
+    Ctl(CtlArgs),
     /// Show what this host can do, and which engine "auto" takes and why
     Host(HostArgs),
     /// Show the states of a VM and which call is legal in which
@@ -67,12 +69,63 @@ pub(crate) struct RunArgs {
     /// End with status 0 when the guest reboots, rather than reset
     #[arg(long)]
     pub(crate) no_reboot: bool,
+    /// Serve a control socket (for vmm ctl) at this path, for this user and root alone
+    #[arg(long, value_name = "SOCK")]
+    pub(crate) control: Option<PathBuf>,
     /// Write one JSON object a line to standard error for every change of state
     #[arg(long)]
     pub(crate) json: bool,
     /// Log level
     #[arg(long, value_name = "LEVEL", value_enum)]
     pub(crate) log: Option<LogLevel>,
+}
+
+/// `vmm ctl`.
+#[derive(Debug, Args)]
+pub(crate) struct CtlArgs {
+    /// The control socket of a running VM
+    #[arg(value_name = "SOCK")]
+    pub(crate) socket: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) verb: CtlVerb,
+    /// Print the reply, and each event, as it comes: one JSON object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// What `vmm ctl` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CtlVerb {
+    /// Show the VM's state, thread ids and resets
+    Status,
+    /// Suspend the VM: no guest code runs, devices are quiet
+    Suspend,
+    /// Let a suspended VM go on
+    Resume,
+    /// Reset the VM hard
+    Reset,
+    /// Power the VM off at once; its program ends
+    Poweroff,
+    /// End the VM and its program, and wait until it is gone
+    Destroy,
+    /// Wait until the VM is in one of these states
+    Wait {
+        /// States, such as SUSPENDED; see "vmm states"
+        #[arg(required = true, value_name = "STATE")]
+        until: Vec<vm_state::State>,
+        /// Give up after this many milliseconds
+        #[arg(long, value_name = "MS")]
+        limit_ms: Option<u64>,
+    },
+    /// Print changes of state until the VM's program ends
+    Events,
+    /// Show each vCPU's registers and what its EMT did last
+    Info,
+    /// Show counts: resets, and each EMT's kicks, wakes and parks
+    Stats,
+    /// Show the program's version, the protocol's and the operations it knows
+    Version,
 }
 
 /// `vmm host`.

@@ -22,6 +22,7 @@ pub(crate) struct RunSpec {
     pub(crate) append: String,
     pub(crate) engine: EngineChoice,
     pub(crate) debug_exit: Option<u16>,
+    pub(crate) control: Option<PathBuf>,
     pub(crate) json: bool,
     pub(crate) log: LevelFilter,
 }
@@ -47,6 +48,7 @@ struct BootSection {
 struct RunSection {
     engine: EngineChoice,
     debug_exit: Option<Bounded<0, 0xffff>>,
+    control: Option<PathBuf>,
 }
 
 const DEFAULTS: &str = "[boot]\nappend = 'console=ttyS0'\n[run]\nengine = 'auto'\n";
@@ -82,6 +84,7 @@ pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
         debug_exit: run
             .debug_exit
             .map(|port| u16::try_from(port.get()).expect("bounded by 0xffff")),
+        control: run.control,
         json: args.json,
         log: args.log.map_or(LevelFilter::Warn, LevelFilter::from),
     })
@@ -111,6 +114,7 @@ fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
         ),
         ("run.engine", args.engine.clone()),
         ("run.debug_exit", args.debug_exit.clone()),
+        ("run.control", file(&args.control, "--control")?),
     ];
     for (key, value) in flags {
         if let Some(value) = value {
@@ -143,9 +147,9 @@ mod tests {
         let line = ["vmm", "run"].iter().chain(line);
         match crate::args::Cli::try_parse_from(line).unwrap().verb {
             crate::args::Verb::Run(args) => *args,
-            crate::args::Verb::Host(_) | crate::args::Verb::States(_) => {
-                unreachable!("run was given")
-            }
+            crate::args::Verb::Host(_)
+            | crate::args::Verb::States(_)
+            | crate::args::Verb::Ctl(_) => unreachable!("run was given"),
         }
     }
 
@@ -155,7 +159,7 @@ mod tests {
         let path = dir.path().join("vm.toml");
         std::fs::write(
             &path,
-            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = 'i'\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\n",
+            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = 'i'\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\n",
         )
         .unwrap();
         let by_file = read(&args(&["--config", path.to_str().unwrap()])).unwrap();
@@ -175,12 +179,16 @@ mod tests {
             "0xf4",
             "--engine",
             "kvm",
+            "--control",
+            "s",
         ]));
         let by_flags = by_flags.unwrap();
         assert_eq!(by_flags.kernel, by_file.kernel);
         assert_eq!(by_flags.initrd, by_file.initrd);
         assert_eq!(by_flags.debug_exit, by_file.debug_exit);
         assert_eq!(by_flags.engine, by_file.engine);
+        assert_eq!(by_flags.control, Some("s".into()));
+        assert_eq!(by_flags.control, by_file.control);
         assert_eq!(by_flags.vm.vcpus, by_file.vm.vcpus);
         assert_eq!(by_flags.vm.memory_bytes, by_file.vm.memory_bytes);
         assert_eq!(by_flags.vm.on_reset, by_file.vm.on_reset);

@@ -1,14 +1,14 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! `--json`: one object a line to standard error for everything that happens to the VM.
+//! What happens to the VM, one JSON object a line: `--json` writes it to standard error, the control
+//! socket to whoever asked for events.
 
 use serde::Serialize;
 use vm_core::{Ending, Vm};
 use vm_state::Change;
 
 use crate::exit::Status;
-use crate::say;
 
 #[derive(Serialize)]
 struct StateEvent {
@@ -30,21 +30,21 @@ struct EndEvent {
     died: Option<String>,
 }
 
-/// The state changed.
-pub(crate) fn change(change: &Change) {
-    emit(&StateEvent {
+/// The state changed: a line, with its newline.
+pub(crate) fn change_line(change: &Change) -> String {
+    line(&StateEvent {
         event: "state",
         sequence: change.sequence,
         old: change.old.to_string(),
         new: change.new.to_string(),
         cause: change.cause.to_string(),
-    });
+    })
 }
 
-/// The run is over.
-pub(crate) fn end(vm: &Vm, status: Status) {
+/// The run is over: a line, with its newline.
+pub(crate) fn end_line(vm: &Vm, status: Status) -> String {
     let now = vm.status();
-    emit(&EndEvent {
+    line(&EndEvent {
         event: "end",
         state: now.state,
         ending: vm.ending().map(|ending| match ending {
@@ -57,12 +57,15 @@ pub(crate) fn end(vm: &Vm, status: Status) {
         status: status.code(),
         hard_resets: now.hard_resets,
         died: vm.guru().map(|report| report.why),
-    });
+    })
 }
 
-fn emit(event: &impl Serialize) {
+fn line(event: &impl Serialize) -> String {
     match serde_json::to_string(event) {
-        Ok(text) => say::terminal(&format!("{text}\n")),
-        Err(e) => log::error!(target: "vmm", "event not written: {e}"),
+        Ok(text) => text + "\n",
+        Err(e) => {
+            log::error!(target: "vmm", "event not written: {e}");
+            String::new()
+        }
     }
 }

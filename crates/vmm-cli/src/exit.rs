@@ -16,7 +16,7 @@ pub(crate) enum Status {
     GuestDied,
     /// The host cannot.
     Host,
-    /// Ending the VM did not succeed in time.
+    /// A control operation was refused or failed; ending the VM did not succeed in time.
     Control,
     /// The guest wrote this to the debug-exit port.
     DebugExit(u32),

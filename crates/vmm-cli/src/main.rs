@@ -6,6 +6,7 @@
 mod args;
 mod board;
 mod config;
+mod control;
 mod escape;
 mod events;
 mod exit;
@@ -27,6 +28,7 @@ use crate::args::{Cli, Verb};
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Ctl(args) => control::ctl(&args),
         Verb::Host(args) => host::host(&args),
         Verb::States(args) => states::states(&args),
     };

@@ -22,7 +22,7 @@ use crate::board::{Console, board};
 use crate::config::{self, RunSpec};
 use crate::exit::{Failure, Status};
 use crate::keyboard::Keyboard;
-use crate::{events, host, logger, say, signals, terminal};
+use crate::{control, events, host, logger, say, signals, terminal};
 
 /// How long the end of the program waits for the VM's threads.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -43,6 +43,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let boot = boot(&spec).map_err(Failure::usage)?;
     host::memory_fits(spec.vm.memory_bytes).map_err(Failure::usage)?;
     let engine = host::engine(spec.engine)?;
+    let control = spec.control.as_deref().map(control::Bound::new);
+    let control = control.transpose().map_err(Failure::usage)?;
 
     let (events, ended) = mpsc::channel();
     let _signals = signals::Watch::start(events.clone())
@@ -59,13 +61,19 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let json = spec.json;
     let _watch = vm.observe(move |change| {
         if json {
-            events::change(change);
+            say::terminal(&events::change_line(change));
         }
         if over(change.new) {
             // The receiver is gone only when the run is over.
             let _ = watch_events.send(Event::Ended);
         }
     });
+    vm.power_on().map_err(Failure::host)?;
+    let control = control
+        .map(|bound| control::Server::start(bound, &vm, &events))
+        .transpose()
+        .context("cannot serve the control socket")
+        .map_err(Failure::host)?;
     let status = supervise(&vm, &ended);
     drop(keyboard);
     drop(raw);
@@ -78,8 +86,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
         power_off(&vm)?;
     }
     vm.destroy(END_LIMIT).map_err(unfinished)?;
+    let end = events::end_line(&vm, status);
     if json {
-        events::end(&vm, status);
+        say::terminal(&end);
+    }
+    if let Some(control) = control {
+        control.finish(end);
     }
     Ok(status)
 }
@@ -92,9 +104,8 @@ fn over(state: State) -> bool {
     )
 }
 
-/// Powers on and waits for the end.
+/// Waits for the end of a VM that was powered on.
 fn supervise(vm: &Vm, ended: &Receiver<Event>) -> Result<Status, Failure> {
-    vm.power_on().map_err(Failure::host)?;
     loop {
         match ended.recv() {
             Ok(Event::Ended) => break,

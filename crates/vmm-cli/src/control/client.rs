@@ -1,0 +1,209 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `vmm ctl`: one request to a running VM, its reply, and what of it a person wants to read.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use super::socket::dial;
+use crate::args::{CtlArgs, CtlVerb};
+use crate::exit::{Failure, Status};
+use crate::say;
+
+/// How long a reply may take: past every limit the operations have.
+const REPLY_LIMIT: Duration = Duration::from_secs(90);
+
+/// The longest line that is read, in bytes.
+const LINE_LIMIT: u64 = 16 << 20;
+
+/// Runs one verb.
+///
+/// # Errors
+/// Status 2 if there is no VM at the socket, 8 if the VM refused, failed or went.
+pub(crate) fn ctl(args: &CtlArgs) -> Result<Status, Failure> {
+    let stream = open(&args.socket).map_err(Failure::usage)?;
+    converse(args, stream).map_err(|error| Failure {
+        status: Status::Control,
+        error,
+    })?;
+    Ok(Status::Ok)
+}
+
+fn open(path: &Path) -> anyhow::Result<UnixStream> {
+    dial(path).map_err(|e| {
+        let path = path.display();
+        match e {
+            Errno::NOENT => {
+                anyhow!("no control socket at {path}; is a VM running with --control {path}?")
+            }
+            Errno::CONNREFUSED => {
+                anyhow!("nobody serves {path}: its VM is gone; start one with --control {path}")
+            }
+            Errno::ACCESS | Errno::PERM => {
+                anyhow!("{path} is another user's; be the user who runs the VM, or root")
+            }
+            Errno::AGAIN => anyhow!(
+                "{path}: connections are not being taken; look whether its VM's program hangs"
+            ),
+            Errno::NOTSOCK => anyhow!("{path} is not a control socket"),
+            e => anyhow!("cannot connect to {path}: {e}"),
+        }
+    })
+}
+
+fn request(verb: &CtlVerb) -> Value {
+    let op = match verb {
+        CtlVerb::Status => "status",
+        CtlVerb::Suspend => "suspend",
+        CtlVerb::Resume => "resume",
+        CtlVerb::Reset => "reset",
+        CtlVerb::Poweroff => "poweroff",
+        CtlVerb::Destroy => "destroy",
+        CtlVerb::Wait { .. } => "wait",
+        CtlVerb::Events => "events",
+        CtlVerb::Info => "info",
+        CtlVerb::Stats => "stats",
+        CtlVerb::Version => "version",
+    };
+    let mut request = json!({ "id": 1, "op": op });
+    if let CtlVerb::Wait { until, limit_ms } = verb {
+        request["until"] = until.iter().map(|state| state.name()).collect();
+        if let Some(ms) = limit_ms {
+            request["limit_ms"] = json!(ms);
+        }
+    }
+    request
+}
+
+fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
+    let waits = match &args.verb {
+        CtlVerb::Wait { limit_ms, .. } => Duration::from_millis(limit_ms.unwrap_or(0)),
+        _ => Duration::ZERO,
+    };
+    stream.set_read_timeout(Some(REPLY_LIMIT.saturating_add(waits)))?;
+    let line = format!("{}\n", request(&args.verb));
+    // A VM that turns us away may have closed already; what it said is still to be read.
+    let sent = stream.write_all(line.as_bytes());
+    let mut lines = BufReader::new(&stream);
+    let reply = match next(&mut lines)? {
+        Some(reply) => reply,
+        None => {
+            sent.context("the VM took no request")?;
+            return Err(anyhow!("the VM went without a reply"));
+        }
+    };
+    if args.json {
+        print(&reply.to_string())?;
+    }
+    if reply["ok"] != Value::Bool(true) {
+        let text = |key: &str| reply["error"][key].as_str().unwrap_or("unknown").to_owned();
+        return Err(anyhow!("{}: {}", text("kind"), text("message")));
+    }
+    if !args.json {
+        print(&readable(&args.verb, &reply))?;
+    }
+    if matches!(args.verb, CtlVerb::Events) {
+        // Nothing may happen for as long as it likes.
+        stream.set_read_timeout(None)?;
+        events(args, &mut lines)?;
+    }
+    Ok(())
+}
+
+/// Prints events until the VM's program ends.
+fn events(args: &CtlArgs, lines: &mut impl BufRead) -> anyhow::Result<()> {
+    while let Some(event) = next(lines)? {
+        if event["ok"] == Value::Bool(false) {
+            return Err(anyhow!("{}", event["error"]["message"]));
+        }
+        if args.json {
+            print(&event.to_string())?;
+            continue;
+        }
+        let text = |key: &str| event[key].as_str().unwrap_or("?").to_owned();
+        print(&match event["event"].as_str() {
+            Some("state") => format!("{} -> {} ({})", text("old"), text("new"), text("cause")),
+            Some("end") => format!("ended: {}, exit status {}", text("state"), event["status"]),
+            _ => event.to_string(),
+        })?;
+    }
+    Ok(())
+}
+
+/// The next line as JSON; `None` at the end.
+fn next(lines: &mut impl BufRead) -> anyhow::Result<Option<Value>> {
+    let mut line = Vec::new();
+    let got = lines.take(LINE_LIMIT).read_until(b'\n', &mut line);
+    match got {
+        Ok(0) => Ok(None),
+        // It closed with something of ours unread, after it said what it had to say.
+        Err(e) if e.kind() == io::ErrorKind::ConnectionReset => Ok(None),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(anyhow!(
+            "no reply within the limit; look at what the VM's program does"
+        )),
+        Err(e) => Err(anyhow!(e).context("the connection broke")),
+        Ok(_) => {
+            let value = serde_json::from_slice(&line)
+                .context("what answers there does not speak the control protocol")?;
+            Ok(Some(value))
+        }
+    }
+}
+
+fn readable(verb: &CtlVerb, reply: &Value) -> String {
+    let state = || reply["state"].as_str().unwrap_or("?").to_owned();
+    match verb {
+        CtlVerb::Info => reply["text"].as_str().unwrap_or("").trim_end().to_owned(),
+        CtlVerb::Status => format!(
+            "{}: {} (before: {}), {} vCPU(s), threads {}, {} hard and {} soft resets",
+            reply["name"].as_str().unwrap_or("?"),
+            state(),
+            reply["previous"].as_str().unwrap_or("?"),
+            reply["vcpus"],
+            reply["tids"],
+            reply["hard_resets"],
+            reply["soft_resets"]
+        ),
+        CtlVerb::Stats => {
+            let mut text = format!(
+                "{} hard and {} soft resets",
+                reply["hard_resets"], reply["soft_resets"]
+            );
+            for vcpu in reply["vcpus"].as_array().into_iter().flatten() {
+                text.push_str(&format!(
+                    "\nvCPU {}: {}, {} kicks, {} wakes, {} parks",
+                    vcpu["vcpu"],
+                    vcpu["word"].as_str().unwrap_or("?"),
+                    vcpu["kicks"],
+                    vcpu["wakes"],
+                    vcpu["parks"]
+                ));
+            }
+            text
+        }
+        CtlVerb::Version => format!(
+            "vmm {}, protocol {}",
+            reply["version"].as_str().unwrap_or("?"),
+            reply["protocol"]
+        ),
+        CtlVerb::Suspend
+        | CtlVerb::Resume
+        | CtlVerb::Reset
+        | CtlVerb::Poweroff
+        | CtlVerb::Destroy
+        | CtlVerb::Wait { .. }
+        | CtlVerb::Events => state(),
+    }
+}
+
+/// Prints a line; that nobody reads on is no failure of the VM.
+fn print(text: &str) -> anyhow::Result<()> {
+    say::output(text).context("cannot write the output")
+}

@@ -1,0 +1,405 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! The text of the control protocol: lines to requests, replies to lines. No socket, no VM.
+
+use std::time::Duration;
+
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+use vm_state::State;
+
+/// Longest request in bytes, without its newline.
+pub(super) const LINE_LIMIT: usize = 64 << 10;
+
+/// Version of the protocol; additions that old clients can ignore do not change it.
+pub(super) const PROTOCOL: u32 = 1;
+
+/// How long `wait` waits when the request does not say.
+const WAIT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// The longest `wait` that can be asked for.
+const WAIT_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Longest text that can be an id, in bytes.
+const ID_LIMIT: usize = 128;
+
+/// Longest message of an error, in characters: what a client sent does not come back at length.
+const MESSAGE_LIMIT: usize = 400;
+
+/// What a client calls its request; the reply carries it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Id {
+    /// The request has none; `null`.
+    None,
+    /// A number.
+    Number(u64),
+    /// A text.
+    Text(String),
+}
+
+/// What can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Op {
+    Status,
+    Suspend,
+    Resume,
+    Reset,
+    PowerOff,
+    Destroy,
+    Wait { until: Vec<State>, limit: Duration },
+    Events,
+    Info,
+    Stats,
+    Version,
+}
+
+impl Op {
+    /// Every operation by its name in a request.
+    pub(super) const NAMES: [&'static str; 11] = [
+        "status", "suspend", "resume", "reset", "poweroff", "destroy", "wait", "events", "info",
+        "stats", "version",
+    ];
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) id: Id,
+    pub(super) op: Op,
+}
+
+/// Why a line is no request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Rejected {
+    /// It cannot be told what the line is: the client is answered and dropped.
+    Malformed(String),
+    /// A request for something that does not exist; the client may go on.
+    Usage { id: Id, message: String },
+}
+
+/// Reads one line, without its newline.
+///
+/// # Errors
+/// [`Rejected`]. Memory is bounded by a small multiple of the line's length, nesting by serde_json.
+pub(super) fn parse(line: &[u8]) -> Result<Request, Rejected> {
+    if line.len() > LINE_LIMIT {
+        return Err(Rejected::Malformed(format!(
+            "a request is longer than {LINE_LIMIT} bytes"
+        )));
+    }
+    let Members(mut members) = serde_json::from_slice(line)
+        .map_err(|e| Rejected::Malformed(format!("not a JSON object on one line: {e}")))?;
+    let id = take_id(&mut members).map_err(Rejected::Malformed)?;
+    match take_op(&mut members) {
+        Ok(op) => Ok(Request { id, op }),
+        Err(message) => Err(Rejected::Usage { id, message }),
+    }
+}
+
+fn take_id(members: &mut Map<String, Value>) -> Result<Id, String> {
+    match members.remove("id") {
+        None | Some(Value::Null) => Ok(Id::None),
+        Some(Value::String(text)) if text.len() <= ID_LIMIT => Ok(Id::Text(text)),
+        Some(Value::Number(number)) if number.is_u64() => {
+            Ok(number.as_u64().map_or(Id::None, Id::Number))
+        }
+        Some(_) => Err(format!(
+            "\"id\" must be a whole number from 0, or a text of at most {ID_LIMIT} bytes"
+        )),
+    }
+}
+
+fn take_op(members: &mut Map<String, Value>) -> Result<Op, String> {
+    let known = || format!("known ones: {}", Op::NAMES.join(", "));
+    let name = match members.remove("op") {
+        Some(Value::String(name)) => name,
+        Some(_) => return Err(format!("\"op\" must be a text; {}", known())),
+        None => return Err(format!("\"op\" is missing; {}", known())),
+    };
+    let op = match name.as_str() {
+        "status" => Op::Status,
+        "suspend" => Op::Suspend,
+        "resume" => Op::Resume,
+        "reset" => Op::Reset,
+        "poweroff" => Op::PowerOff,
+        "destroy" => Op::Destroy,
+        "wait" => Op::Wait {
+            until: take_until(members)?,
+            limit: take_limit(members)?,
+        },
+        "events" => Op::Events,
+        "info" => Op::Info,
+        "stats" => Op::Stats,
+        "version" => Op::Version,
+        _ => return Err(format!("no operation {:?}; {}", brief(&name), known())),
+    };
+    match members.keys().next() {
+        None => Ok(op),
+        Some(key) => Err(format!("\"{name}\" takes no member {:?}", brief(key))),
+    }
+}
+
+fn take_until(members: &mut Map<String, Value>) -> Result<Vec<State>, String> {
+    let wrong = || "\"until\" must be a list of states, such as [\"SUSPENDED\",\"OFF\"]".to_owned();
+    let Some(Value::Array(names)) = members.remove("until") else {
+        return Err(wrong());
+    };
+    if names.is_empty() || names.len() > State::ALL.len() {
+        return Err(wrong());
+    }
+    let state = |name: &Value| {
+        let name = name.as_str().ok_or_else(wrong)?;
+        name.parse::<State>().map_err(|e| e.to_string())
+    };
+    names.iter().map(state).collect()
+}
+
+fn take_limit(members: &mut Map<String, Value>) -> Result<Duration, String> {
+    let Some(value) = members.remove("limit_ms") else {
+        return Ok(WAIT_DEFAULT);
+    };
+    value
+        .as_u64()
+        .map(Duration::from_millis)
+        .filter(|limit| *limit <= WAIT_LIMIT)
+        .ok_or_else(|| {
+            format!(
+                "\"limit_ms\" must be a whole number from 0 to {}",
+                WAIT_LIMIT.as_millis()
+            )
+        })
+}
+
+fn brief(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+/// An object's members; one that is there twice would be read differently by different readers.
+struct Members(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Members;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Members, A::Error> {
+                let mut members = Map::new();
+                while let Some((key, value)) = access.next_entry::<String, Value>()? {
+                    if members.contains_key(&key) {
+                        return Err(A::Error::custom(format!(
+                            "member {:?} is there twice",
+                            brief(&key)
+                        )));
+                    }
+                    members.insert(key, value);
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// What sort of failure a reply tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Kind {
+    /// The line is no request; the connection ends.
+    Malformed,
+    /// The request asks for something that does not exist.
+    Usage,
+    /// The VM's state does not allow it; nothing changed.
+    Refused,
+    /// It was tried and did not succeed.
+    Failed,
+    /// A vCPU or a device did not come in time.
+    Late,
+    /// The time to wait is up.
+    Timeout,
+    /// The VM is being destroyed.
+    Gone,
+    /// Too much at once from this client, or too many clients.
+    Busy,
+    /// The peer is not allowed to control this VM; the connection ends.
+    Denied,
+}
+
+/// Why a request has no result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Failed {
+    pub(super) kind: Kind,
+    pub(super) message: String,
+}
+
+impl Failed {
+    pub(super) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let mut message: String = message.into();
+        if let Some((end, _)) = message.char_indices().nth(MESSAGE_LIMIT) {
+            message.truncate(end);
+        }
+        Self { kind, message }
+    }
+}
+
+/// A reply as a line, with its newline.
+pub(super) fn reply(id: &Id, result: &Result<Value, Failed>) -> Vec<u8> {
+    let mut members = Map::new();
+    members.insert("id".into(), serde_json::json!(id));
+    members.insert("ok".into(), Value::Bool(result.is_ok()));
+    match result {
+        Ok(Value::Object(more)) => members.extend(more.clone()),
+        Ok(Value::Null) => {}
+        Ok(other) => {
+            members.insert("result".into(), other.clone());
+        }
+        Err(failed) => {
+            members.insert("error".into(), serde_json::json!(failed));
+        }
+    }
+    let mut line = Value::Object(members).to_string().into_bytes();
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn op(line: &str) -> Op {
+        parse(line.as_bytes()).unwrap().op
+    }
+
+    #[test]
+    fn every_operation_by_name_is_a_request() {
+        for name in Op::NAMES {
+            let more = match name {
+                "wait" => ",\"until\":[\"OFF\"]",
+                _ => "",
+            };
+            op(&format!("{{\"id\":1,\"op\":\"{name}\"{more}}}"));
+        }
+    }
+
+    #[test]
+    fn an_unknown_operation_or_member_is_named_and_keeps_its_id() {
+        for (line, word) in [
+            (r#"{"id":7,"op":"suspnd"}"#, "suspnd"),
+            (r#"{"id":7,"op":"status","force":true}"#, "force"),
+            (r#"{"id":7}"#, "\"op\" is missing"),
+            (r#"{"id":7,"op":3}"#, "must be a text"),
+            (r#"{"id":7,"op":"wait"}"#, "until"),
+            (r#"{"id":7,"op":"wait","until":[]}"#, "until"),
+            (r#"{"id":7,"op":"wait","until":["off"]}"#, "off"),
+            (
+                r#"{"id":7,"op":"wait","until":["OFF"],"limit_ms":-1}"#,
+                "limit_ms",
+            ),
+        ] {
+            match parse(line.as_bytes()) {
+                Err(Rejected::Usage {
+                    id: Id::Number(7),
+                    message,
+                }) => assert!(message.contains(word), "{line}: {message}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_with_a_proper_id_is_malformed() {
+        let deep = "[".repeat(LINE_LIMIT);
+        let long = "x".repeat(LINE_LIMIT + 1);
+        for line in [
+            "",
+            "null",
+            "[]",
+            "suspend",
+            "{\"op\":\"status\"",
+            "{\"op\":\"status\"} {}",
+            "{\"id\":-1,\"op\":\"status\"}",
+            "{\"id\":1.5,\"op\":\"status\"}",
+            "{\"id\":{},\"op\":\"status\"}",
+            "{\"op\":\"suspend\",\"op\":\"destroy\"}",
+            "{\"id\":1,\"op\":\"sus\u{0}pend",
+            &deep,
+            &long,
+        ] {
+            let found = parse(line.as_bytes());
+            assert!(
+                matches!(found, Err(Rejected::Malformed(_))),
+                "{:?}: {found:?}",
+                brief(line)
+            );
+        }
+    }
+
+    fn ids() -> impl Strategy<Value = (String, Id)> {
+        prop_oneof![
+            Just(("null".to_owned(), Id::None)),
+            any::<u64>().prop_map(|n| (n.to_string(), Id::Number(n))),
+            "\\PC{0,30}".prop_map(|t| (serde_json::json!(t).to_string(), Id::Text(t))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic_or_answer_at_length(
+            line in proptest::collection::vec(any::<u8>(), 0..600)
+        ) {
+            match parse(&line) {
+                Ok(_) => {}
+                Err(Rejected::Malformed(m) | Rejected::Usage { message: m, .. }) => {
+                    let text = Failed::new(Kind::Usage, m).message;
+                    prop_assert!(text.chars().count() <= MESSAGE_LIMIT);
+                }
+            }
+        }
+
+        #[test]
+        fn a_request_with_one_byte_changed_never_panics(at in 0_usize..60, byte: u8) {
+            let mut line = br#"{"id":1,"op":"wait","until":["SUSPENDED"],"limit_ms":12}"#.to_vec();
+            let at = at % line.len();
+            line[at] = byte;
+            if let Ok(request) = parse(&line) {
+                // Whatever it became, it is still one of the operations.
+                prop_assert!(matches!(request.op, Op::Wait { .. }));
+            }
+        }
+
+        #[test]
+        fn ids_and_limits_come_through((text, id) in ids(), ms in 0_u64..86_400_000) {
+            let line = format!(
+                "{{\"limit_ms\":{ms},\"id\":{text},\"op\":\"wait\",\"until\":[\"OFF\",\"RUNNING\"]}}"
+            );
+            let request = parse(line.as_bytes()).unwrap();
+            prop_assert_eq!(&request.id, &id);
+            let until = vec![State::Off, State::Running];
+            prop_assert_eq!(request.op, Op::Wait { until, limit: Duration::from_millis(ms) });
+        }
+
+        #[test]
+        fn a_reply_is_one_line_that_says_the_same(
+            (_, id) in ids(), message in "(?s).{0,80}", ok: bool
+        ) {
+            let result = if ok {
+                Ok(serde_json::json!({ "text": message }))
+            } else {
+                Err(Failed::new(Kind::Late, message.clone()))
+            };
+            let line = reply(&id, &result);
+            prop_assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
+            let back: Value = serde_json::from_slice(&line).unwrap();
+            prop_assert_eq!(&back["ok"], &Value::Bool(ok));
+            prop_assert_eq!(&back["id"], &serde_json::json!(id));
+            let said = if ok { &back["text"] } else { &back["error"]["message"] };
+            prop_assert_eq!(said, &Value::String(message));
+        }
+    }
+}
