@@ -83,11 +83,14 @@ fn request(verb: &CtlVerb) -> Value {
 }
 
 fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
-    let waits = match &args.verb {
-        CtlVerb::Wait { limit_ms, .. } => Duration::from_millis(limit_ms.unwrap_or(0)),
-        _ => Duration::ZERO,
-    };
-    stream.set_read_timeout(Some(REPLY_LIMIT.saturating_add(waits)))?;
+    let mut limit = REPLY_LIMIT;
+    if let CtlVerb::Wait {
+        limit_ms: Some(ms), ..
+    } = &args.verb
+    {
+        limit = limit.saturating_add(Duration::from_millis(*ms));
+    }
+    stream.set_read_timeout(Some(limit))?;
     let line = format!("{}\n", request(&args.verb));
     // A VM that turns us away may have closed already; what it said is still to be read.
     let sent = stream.write_all(line.as_bytes());
@@ -103,8 +106,8 @@ fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
         print(&reply.to_string())?;
     }
     if reply["ok"] != Value::Bool(true) {
-        let text = |key: &str| reply["error"][key].as_str().unwrap_or("unknown").to_owned();
-        return Err(anyhow!("{}: {}", text("kind"), text("message")));
+        let why = reply["error"]["message"].as_str();
+        return Err(anyhow!("{}", why.unwrap_or("the VM gave no reason")));
     }
     if !args.json {
         print(&readable(&args.verb, &reply))?;
@@ -121,7 +124,8 @@ fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
 fn events(args: &CtlArgs, lines: &mut impl BufRead) -> anyhow::Result<()> {
     while let Some(event) = next(lines)? {
         if event["ok"] == Value::Bool(false) {
-            return Err(anyhow!("{}", event["error"]["message"]));
+            let why = event["error"]["message"].as_str();
+            return Err(anyhow!("{}", why.unwrap_or("the VM ended the stream")));
         }
         if args.json {
             print(&event.to_string())?;

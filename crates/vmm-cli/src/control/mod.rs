@@ -16,6 +16,8 @@ mod protocol;
 mod server;
 mod session;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use client::ctl;
 pub(crate) use server::Server;

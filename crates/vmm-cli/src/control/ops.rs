@@ -24,7 +24,7 @@ pub(super) fn run(vm: &Vm, op: &Op) -> Result<Value, Failed> {
     let moved = |result: Result<(), VmError>| {
         result
             .map(|()| json!({ "state": vm.state().name() }))
-            .map_err(failed)
+            .map_err(|e| failed(&e))
     };
     match op {
         Op::Suspend => moved(vm.suspend(SuspendReason::User)),
@@ -36,7 +36,7 @@ pub(super) fn run(vm: &Vm, op: &Op) -> Result<Value, Failed> {
         Op::Info => vm
             .report(REPORT_LIMIT)
             .map(|report| json!({ "text": report.to_string() }))
-            .map_err(failed),
+            .map_err(|e| failed(&e)),
         Op::Version => Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
             "protocol": PROTOCOL,
@@ -80,8 +80,8 @@ fn stats(vm: &Vm) -> Value {
     })
 }
 
-fn failed(error: VmError) -> Failed {
-    let kind = match &error {
+fn failed(error: &VmError) -> Failed {
+    let kind = match error {
         VmError::Refused { .. } | VmError::WouldBlock { .. } => Kind::Refused,
         VmError::Late { .. } | VmError::Pending { .. } => Kind::Late,
         VmError::Gone { .. } => Kind::Gone,

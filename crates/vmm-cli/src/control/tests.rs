@@ -1,0 +1,427 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Clients of every sort against a VM on scripted vCPUs.
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use vm_core::{Parts, Vm, VmSpec};
+use vm_cpu::script::{Script, ScriptEngine};
+use vm_state::{ResumeReason, State, SuspendReason};
+
+use super::{Bound, Server};
+use crate::run::Event;
+
+/// Far beyond what anything here takes.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A VM that runs, and its control socket.
+struct Stand {
+    vm: Vm,
+    server: Option<Server>,
+    quits: Receiver<Event>,
+    path: PathBuf,
+    _dir: TempDir,
+}
+
+impl Stand {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let engine = Arc::new(ScriptEngine::new(Script::new().work(100).forever()));
+        let spec = VmSpec {
+            vcpus: 2,
+            memory_bytes: 1 << 20,
+            ..VmSpec::default()
+        };
+        let vm = Vm::create(spec, Parts::bare(engine)).unwrap();
+        vm.power_on().unwrap();
+        let (events, quits) = mpsc::channel();
+        let server = Server::start(Bound::new(&path).unwrap(), &vm, &events).unwrap();
+        Self {
+            vm,
+            server: Some(server),
+            quits,
+            path,
+            _dir: dir,
+        }
+    }
+
+    fn peer(&self) -> Peer {
+        Peer::new(&self.path)
+    }
+
+    /// The VM goes on and others are served, whatever a client did.
+    fn unhurt(&self) {
+        assert_eq!(self.vm.state(), State::Running);
+        let mut peer = self.peer();
+        assert_eq!(peer.state("suspend"), "SUSPENDED");
+        assert_eq!(peer.state("resume"), "RUNNING");
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        drop(self.server.take());
+        assert!(std::thread::panicking() || !self.path.exists());
+        let _ = self.vm.power_off();
+        let ended = self.vm.destroy(LIMIT);
+        assert!(std::thread::panicking() || ended.is_ok() || self.vm.state() == State::Terminated);
+    }
+}
+
+/// A client that knows nothing of the server's code.
+struct Peer(BufReader<UnixStream>);
+
+impl Peer {
+    fn new(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.set_write_timeout(Some(LIMIT)).unwrap();
+        Self(BufReader::new(stream))
+    }
+
+    /// Sends; that the other end has closed already is for the reader to find.
+    fn send(&mut self, bytes: &[u8]) {
+        match self.0.get_mut().write_all(bytes) {
+            Ok(()) => {}
+            Err(e) => assert!(
+                matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset),
+                "{e}"
+            ),
+        }
+    }
+
+    /// The next line; `None` at the end.
+    fn line(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        match self.0.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => Some(serde_json::from_str(&line).unwrap()),
+            Err(e) if e.kind() == ErrorKind::ConnectionReset => None,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    fn ask(&mut self, request: &Value) -> Value {
+        self.send(format!("{request}\n").as_bytes());
+        self.line().expect("a reply")
+    }
+
+    fn op(&mut self, op: &str) -> Value {
+        self.ask(&json!({ "id": op, "op": op }))
+    }
+
+    fn state(&mut self, op: &str) -> String {
+        let reply = self.op(op);
+        assert_eq!(reply["ok"], true, "{reply}");
+        reply["state"].as_str().unwrap().to_owned()
+    }
+
+    /// One error line of this kind, then the end.
+    fn dropped(&mut self, kind: &str) {
+        let last = self.line().expect("an error line");
+        assert_eq!(last["ok"], false, "{last}");
+        assert_eq!(last["error"]["kind"], kind, "{last}");
+        assert_eq!(self.line(), None);
+    }
+}
+
+#[test]
+fn every_operation_is_answered_with_its_id() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    for (op, member) in [
+        ("status", "previous"),
+        ("suspend", "state"),
+        ("info", "text"),
+        ("resume", "state"),
+        ("reset", "state"),
+        ("stats", "vcpus"),
+        ("version", "protocol"),
+        ("events", "state"),
+    ] {
+        let reply = peer.op(op);
+        assert_eq!(reply["id"], op);
+        assert_eq!(reply["ok"], true, "{reply}");
+        assert!(reply.get(member).is_some(), "{reply}");
+    }
+    assert_eq!(stand.vm.status().hard_resets, 1);
+}
+
+#[test]
+fn a_usage_error_leaves_the_client_connected() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let reply = peer.op("suspnd");
+    assert_eq!(reply["error"]["kind"], "usage");
+    assert_eq!(reply["id"], "suspnd");
+    assert_eq!(peer.op("status")["ok"], true);
+}
+
+#[test]
+fn garbage_is_answered_with_one_line_and_the_end() {
+    let stand = Stand::new();
+    let garbage: [&[u8]; 5] = [
+        b"\n",
+        b"\xff\xfe\x00\x01 nonsense\n{\"op\":\"poweroff\"}\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"[1,2,3]\n",
+        b"{\"op\":\"suspend\",\"op\":\"destroy\"}\n",
+    ];
+    for bytes in garbage {
+        let mut peer = stand.peer();
+        peer.send(bytes);
+        peer.dropped("malformed");
+    }
+    stand.unhurt();
+}
+
+#[test]
+fn a_line_without_end_is_cut_off_at_its_limit() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    peer.send(&vec![b'x'; 1 << 20]);
+    peer.dropped("malformed");
+    let mut peer = stand.peer();
+    peer.send(&[vec![b' '; 1 << 20], b"{\"op\":\"suspend\"}\n".to_vec()].concat());
+    peer.dropped("malformed");
+    stand.unhurt();
+}
+
+#[test]
+fn a_request_of_just_the_longest_length_is_served() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let request = br#"{"id":1,"op":"suspend"}"#;
+    let mut line = vec![b' '; super::protocol::LINE_LIMIT - request.len()];
+    line.extend(request);
+    line.push(b'\n');
+    peer.send(&line);
+    assert_eq!(peer.line().unwrap()["state"], "SUSPENDED");
+    line.insert(0, b' ');
+    peer.send(&line);
+    peer.dropped("malformed");
+}
+
+#[test]
+fn half_a_request_and_a_hang_up_do_nothing() {
+    let mut stand = Stand::new();
+    for half in [&b"{\"op\":\"power"[..], b"{\"op\":\"poweroff\"}", b""] {
+        let mut peer = stand.peer();
+        peer.send(half);
+        drop(peer);
+    }
+    stand.unhurt();
+    // With every client's thread joined, whatever they would have done is done.
+    drop(stand.server.take());
+    assert_eq!(stand.vm.state(), State::Running);
+}
+
+#[test]
+fn a_client_that_sends_no_more_still_gets_its_replies() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    peer.send(b"{\"id\":1,\"op\":\"suspend\"}\n{\"id\":2,\"op\":\"resume\"}\n");
+    peer.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(peer.line().unwrap()["id"], 1);
+    assert_eq!(peer.line().unwrap()["id"], 2);
+    assert_eq!(peer.line(), None);
+    let mut peer = stand.peer();
+    peer.send(b"{\"id\":3,\"op\":\"wait\",\"until\":[\"SUSPENDED\"]}\n");
+    peer.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    // The wait is there before the VM is suspended, or finds it suspended.
+    stand.vm.suspend(SuspendReason::User).unwrap();
+    assert_eq!(peer.line().unwrap()["state"], "SUSPENDED");
+    assert_eq!(peer.line(), None);
+}
+
+#[test]
+fn of_a_hundred_clients_sixteen_are_served_and_the_others_are_told() {
+    let stand = Stand::new();
+    let mut served: Vec<_> = (0..16).map(|_| stand.peer()).collect();
+    for peer in &mut served {
+        assert_eq!(peer.op("status")["ok"], true);
+    }
+    let mut others: Vec<_> = (16..100).map(|_| stand.peer()).collect();
+    for peer in &mut others {
+        peer.dropped("busy");
+    }
+    for peer in &mut served {
+        assert_eq!(peer.op("version")["ok"], true);
+    }
+    // A malformed line's client has left its place before it sees the end.
+    let mut peer = served.pop().unwrap();
+    peer.send(b"bye\n");
+    peer.dropped("malformed");
+    assert_eq!(stand.peer().op("status")["ok"], true);
+}
+
+#[test]
+fn a_client_that_never_reads_its_events_is_dropped_and_hurts_nobody() {
+    const ROUNDS: u64 = 2000;
+    let stand = Stand::new();
+    let mut deaf = stand.peer();
+    assert_eq!(deaf.op("events")["ok"], true);
+    let mut other = stand.peer();
+    for _ in 0..ROUNDS {
+        stand.vm.suspend(SuspendReason::User).unwrap();
+        stand.vm.resume(ResumeReason::User).unwrap();
+    }
+    assert_eq!(other.state("suspend"), "SUSPENDED");
+    assert_eq!(other.state("resume"), "RUNNING");
+    // What fitted is there in order; then the connection ends, perhaps within a line.
+    let mut text = Vec::new();
+    match deaf.0.read_to_end(&mut text) {
+        Ok(_) => {}
+        Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
+    }
+    let sequences: Vec<u64> = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+        .filter_map(|event| event["sequence"].as_u64())
+        .collect();
+    assert!(sequences.windows(2).all(|two| two[0] + 1 == two[1]));
+    let told = u64::try_from(sequences.len()).unwrap();
+    assert!((1..4 * ROUNDS).contains(&told), "{told} events");
+    stand.unhurt();
+}
+
+#[test]
+fn replies_wait_for_a_client_that_reads_late_and_none_is_lost() {
+    const REQUESTS: u64 = 5000;
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let mut writer = peer.0.get_ref().try_clone().unwrap();
+    let sender = std::thread::Builder::new()
+        .name("sender".into())
+        .spawn(move || {
+            for id in 0..REQUESTS {
+                writeln!(writer, "{{\"id\":{id},\"op\":\"status\"}}").unwrap();
+            }
+        })
+        .unwrap();
+    stand.unhurt();
+    for id in 0..REQUESTS {
+        assert_eq!(peer.line().unwrap()["id"], id);
+    }
+    sender.join().unwrap();
+}
+
+#[test]
+fn of_two_clients_that_suspend_at_once_one_is_refused() {
+    let stand = Stand::new();
+    let (path, barrier) = (&stand.path, Barrier::new(2));
+    for _ in 0..50 {
+        let race = || {
+            let mut peer = Peer::new(path);
+            barrier.wait();
+            peer.op("suspend")
+        };
+        let (one, two) = std::thread::scope(|scope| {
+            let one = scope.spawn(race);
+            let two = race();
+            (one.join().unwrap(), two)
+        });
+        let (won, lost) = if one["ok"] == true {
+            (one, two)
+        } else {
+            (two, one)
+        };
+        assert_eq!(won["state"], "SUSPENDED", "{won}");
+        assert_eq!(lost["error"]["kind"], "refused", "{lost}");
+        assert_eq!(stand.peer().state("resume"), "RUNNING");
+    }
+}
+
+#[test]
+fn a_wait_ends_with_the_state_or_its_limit_and_holds_up_nothing() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let wait =
+        |id: u64, ms: u64| json!({"id": id, "op": "wait", "until": ["SUSPENDED"], "limit_ms": ms});
+    let reply = peer.ask(&wait(1, 0));
+    assert_eq!(reply["error"]["kind"], "timeout");
+    assert!(
+        reply["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("RUNNING")
+    );
+    peer.send(format!("{}\n", wait(2, 60_000)).as_bytes());
+    // The same client's other requests are served meanwhile.
+    assert_eq!(peer.op("status")["state"], "RUNNING");
+    peer.send(b"{\"id\":3,\"op\":\"suspend\"}\n");
+    let replies = [peer.line().unwrap(), peer.line().unwrap()];
+    let ids: Vec<_> = replies.iter().map(|reply| reply["id"].clone()).collect();
+    assert_eq!(ids, [2, 3]);
+    assert_eq!(replies[0]["state"], "SUSPENDED");
+}
+
+#[test]
+fn a_client_has_sixteen_waits_at_once() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    for id in 0..16 {
+        peer.send(format!("{{\"id\":{id},\"op\":\"wait\",\"until\":[\"OFF\"]}}\n").as_bytes());
+    }
+    let reply = peer.ask(&json!({"id": 16, "op": "wait", "until": ["OFF"]}));
+    assert_eq!(reply["error"]["kind"], "busy");
+    assert_eq!(reply["id"], 16);
+}
+
+#[test]
+fn destroy_is_answered_when_the_vm_is_gone_and_event_streams_end_with_the_end() {
+    let mut stand = Stand::new();
+    let mut watcher = stand.peer();
+    assert_eq!(watcher.state("events"), "RUNNING");
+    let mut waiter = stand.peer();
+    waiter.send(b"{\"id\":1,\"op\":\"wait\",\"until\":[\"LOAD_FAILURE\"]}\n");
+    assert_eq!(waiter.op("version")["ok"], true);
+    let mut peer = stand.peer();
+    peer.send(b"{\"id\":9,\"op\":\"destroy\"}\n");
+    assert!(matches!(
+        stand.quits.recv_timeout(LIMIT),
+        Ok(Event::Quit(_))
+    ));
+    // What `vmm run` does then.
+    stand.vm.power_off().unwrap();
+    stand.vm.destroy(LIMIT).unwrap();
+    let server = stand.server.take().unwrap();
+    server.finish("{\"event\":\"end\"}\n".to_owned());
+    let reply = peer.line().unwrap();
+    assert_eq!(
+        (&reply["id"], &reply["state"]),
+        (&json!(9), &json!("TERMINATED"))
+    );
+    assert_eq!(waiter.line().unwrap()["error"]["kind"], "gone");
+    let mut states = Vec::new();
+    let mut last = Value::Null;
+    while let Some(event) = watcher.line() {
+        states.extend(event["new"].as_str().map(str::to_owned));
+        last = event;
+    }
+    assert_eq!(states, ["POWERING_OFF", "OFF", "DESTROYING", "TERMINATED"]);
+    assert_eq!(last["event"], "end");
+    assert!(!stand.path.exists());
+}
+
+#[test]
+fn a_server_that_goes_while_the_vm_runs_answers_who_waits() {
+    let mut stand = Stand::new();
+    let mut waiter = stand.peer();
+    waiter.send(b"{\"id\":1,\"op\":\"wait\",\"until\":[\"OFF\"]}\n");
+    assert_eq!(waiter.op("version")["ok"], true);
+    drop(stand.server.take());
+    assert_eq!(waiter.line().unwrap()["error"]["kind"], "gone");
+    assert_eq!(waiter.line(), None);
+    assert_eq!(stand.vm.state(), State::Running);
+}
