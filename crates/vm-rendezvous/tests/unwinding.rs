@@ -4,7 +4,6 @@
 //! An initiator that is unwound before its EMTs have come, and what can be looked at.
 
 #![cfg(not(loom))]
-#![expect(clippy::unwrap_used, reason = "a failed set-up ends the test")]
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -7,6 +7,7 @@
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, reason = "a failed set-up ends the test")]
 
+#[expect(dead_code, reason = "each test program uses a part of it")]
 mod rig;
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

@@ -92,6 +92,7 @@ fn failed(error: &VmError) -> Failed {
         | VmError::Save { .. }
         | VmError::Cpu { .. }
         | VmError::Thread { .. }
+        | VmError::Overtaken { .. }
         | VmError::Panicked { .. } => Kind::Failed,
     };
     let mut message = error.to_string();
