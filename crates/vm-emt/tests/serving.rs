@@ -4,7 +4,6 @@
 //! An EMT that waits and serves meanwhile: what ends the wait, and what does not.
 
 #![cfg(not(loom))]
-#![expect(clippy::unwrap_used, reason = "a failed set-up ends the test")]
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
