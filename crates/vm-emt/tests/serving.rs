@@ -35,7 +35,8 @@ fn a_ring_that_does_not_bring_what_is_waited_for_does_not_end_the_wait() {
         let emt = scope.spawn(|| {
             let bell = bells.enroll(0).unwrap();
             let mut me = Ctx { bell, served: 0 };
-            let reached = serve_until(&mut me, None, |me| me.served >= 4);
+            let far = Instant::now() + Duration::from_secs(3600);
+            let reached = serve_until(&mut me, Some(far), |me| me.served >= 4);
             over.store(true, SeqCst);
             (reached, me.served)
         });

@@ -127,16 +127,19 @@ fn mutants(package: &str, args: &Args, judge: Judge) -> Command {
         .args(["mutants", "--package", package, "--no-shuffle"])
         // Tests that are left out of the models are no tests to the tool.
         .args(["--exclude-re", "(replace|in) tests::"])
-        .args(["--timeout", &args.timeout.to_string()])
         .arg("--output")
         .arg(output(package, judge));
     match judge {
         Judge::Tests => run
-            .arg("--cargo-test-arg=--lib")
-            .arg("--cargo-test-arg=--tests"),
+            .args(["--timeout", &args.timeout.to_string()])
+            .args(["--cargo-test-arg=--lib", "--cargo-test-arg=--tests"]),
+        // Optimised, else each takes minutes; the tool finds out how long they take unchanged.
         Judge::Models => run
             .env("RUSTFLAGS", "--cfg loom")
-            .arg("--cargo-test-arg=--test=loom"),
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "0")
+            .env("CARGO_PROFILE_RELEASE_LTO", "off")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+            .args(["--profile", "release", "--cargo-test-arg=--test=loom"]),
     };
     run
 }

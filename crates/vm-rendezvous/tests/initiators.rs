@@ -1,7 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! An initiator that is unwound before its EMTs have come, and what can be looked at.
+//! Initiators out of the ordinary: unwound before its EMTs have come, or with something to do for
+//! its own loop; and what can be looked at.
 
 #![cfg(not(loom))]
 
@@ -74,6 +75,19 @@ fn a_kick_that_panics_withdraws_the_round_and_its_callback_never_runs() {
         let met: Result<Met, MeetError<Infallible>> = rendezvous.meet(How::once(), count);
         assert_eq!(met.map(|met| met.ran), Ok(1));
     });
+}
+
+#[test]
+fn what_was_kept_for_the_initiating_emt_is_in_what_it_gets() {
+    let bells = Bells::new(1);
+    let rendezvous = Rendezvous::<Ctx>::new(bells.clone());
+    let mut me = Ctx(bells.enroll(0).unwrap());
+    me.0.keep(Flow::Look);
+    let go_on = |_: &mut Ctx| Ok::<_, Infallible>(Flow::Continue);
+    let met = rendezvous.meet_from(&mut me, How::once(), go_on);
+    assert_eq!(met.map(|met| met.flow), Ok(Flow::Look));
+    let met = rendezvous.meet_from(&mut me, How::once(), go_on);
+    assert_eq!(met.map(|met| met.flow), Ok(Flow::Continue), "told once");
 }
 
 #[test]
