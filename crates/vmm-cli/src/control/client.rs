@@ -92,16 +92,13 @@ fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
     }
     stream.set_read_timeout(Some(limit))?;
     let line = format!("{}\n", request(&args.verb));
-    // A VM that turns us away may have closed already; what it said is still to be read.
-    let sent = stream.write_all(line.as_bytes());
+    // A VM that turns us away may have closed already; what it said is still to be read, and if it
+    // said nothing, that is told.
+    let _ = stream.write_all(line.as_bytes());
     let mut lines = BufReader::new(&stream);
-    let reply = match next(&mut lines)? {
-        Some(reply) => reply,
-        None => {
-            sent.context("the VM took no request")?;
-            return Err(anyhow!("the VM went without a reply"));
-        }
-    };
+    let reply = next(&mut lines)?.ok_or_else(|| {
+        anyhow!("the VM went without a reply; look whether its program is still there")
+    })?;
     if args.json {
         print(&reply.to_string())?;
     }

@@ -165,7 +165,10 @@ impl Session {
             self.tell(&change);
         }
         let lost = self.mailbox.take_lost();
-        if lost > 0 && self.stream_events == Streaming::On {
+        if lost > 0 && self.stream_events == Streaming::Off {
+            // What a wait is for may have come and gone; where the VM is now is known.
+            self.met(self.shared.vm.state());
+        } else if lost > 0 {
             return Err(Left::Dropped(Failed::new(
                 Kind::Busy,
                 "events came faster than they were read; connect again and read on",
@@ -191,17 +194,13 @@ impl Session {
         }
     }
 
-    /// Answers the waits that the state now, or the time, ends.
+    /// Answers the waits whose time is up.
     fn end_waits(&mut self) {
-        if self.waits.is_empty() {
-            return;
-        }
-        let state = self.shared.vm.state();
-        self.met(state);
         let now = Instant::now();
         let up = |wait: &mut Wait| wait.deadline <= now;
         let up: Vec<_> = self.waits.extract_if(.., up).collect();
         for wait in up {
+            let state = self.shared.vm.state();
             let message = format!(
                 "the VM was still {state} when the limit of {:?} was up",
                 wait.limit
@@ -302,6 +301,9 @@ impl Session {
             limit,
             deadline: Instant::now() + limit,
         });
+        // From here on it is a change that ends it: the state is new before its change is told, and
+        // the change comes first for who reads both.
+        self.met(self.shared.vm.state());
     }
 
     fn answer(&mut self, id: &Id, result: &Result<Value, Failed>) {
@@ -398,7 +400,7 @@ impl Session {
         while let Some(change) = self.mailbox.pop() {
             self.tell(&change);
         }
-        self.end_waits();
+        self.met(self.shared.vm.state());
         for wait in std::mem::take(&mut self.waits) {
             let state = self.shared.vm.state();
             let message = format!("the program ends; the VM is {state}");

@@ -1,0 +1,390 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! `vmm run --control` and `vmm ctl` as programs, on a guest that spins, and `docs/control.md` against
+//! them. One printed line where KVM does not open.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test ends at what it did not expect, and says what it skipped"
+)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Far beyond what anything here takes.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// `cli; 1: jmp 1b`, loaded and entered at 1 MiB.
+const SPIN: [u8; 3] = [0xfa, 0xeb, 0xfe];
+
+/// An ELF32 kernel with a PVH note and one segment.
+fn kernel() -> Vec<u8> {
+    const AT: u32 = 0x10_0000;
+    let len = u32::try_from(SPIN.len()).unwrap();
+    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    let mut words = |words: &[u32]| {
+        for word in words {
+            elf.extend(word.to_le_bytes());
+        }
+    };
+    // Version, entry, program headers at 52, no sections; sizes 52 and 32, two headers.
+    words(&[1, AT, 52, 0, 0, 32 << 16 | 52, 2, 0]);
+    words(&[1, 0x100, AT, AT, len, len, 5, 0x1000]);
+    words(&[4, 0xc0, 0, 0, 20, 20, 4, 4]);
+    elf.resize(0xc0, 0);
+    elf.extend(b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0");
+    elf.extend(AT.to_le_bytes());
+    elf.resize(0x100, 0);
+    elf.extend(SPIN);
+    elf
+}
+
+/// Whether there is KVM; says so if not.
+fn kvm() -> bool {
+    match fs::File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => true,
+        Err(e) => {
+            println!("skipped: /dev/kvm: {e}");
+            false
+        }
+    }
+}
+
+fn vmm(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// A running `vmm run --control`.
+struct Program {
+    child: Child,
+    events: BufReader<std::process::ChildStderr>,
+    socket: PathBuf,
+    dir: TempDir,
+}
+
+impl Program {
+    fn start() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// Starts, and waits until the VM runs.
+    fn start_in(dir: TempDir) -> Self {
+        let (kernel_path, socket) = (dir.path().join("kernel"), dir.path().join("socket"));
+        fs::write(&kernel_path, kernel()).unwrap();
+        let mut child = vmm(&["run", "--memory", "16M", "--json", "--kernel"])
+            .arg(&kernel_path)
+            .arg("--control")
+            .arg(&socket)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let events = BufReader::new(child.stderr.take().unwrap());
+        let mut program = Self {
+            child,
+            events,
+            socket,
+            dir,
+        };
+        loop {
+            let mut line = String::new();
+            let got = program.events.read_line(&mut line).unwrap();
+            assert_ne!(got, 0, "the program ended before its VM ran");
+            if line.contains(r#""new":"RUNNING""#) {
+                return program;
+            }
+        }
+    }
+
+    fn ctl(&self, args: &[&str]) -> Output {
+        ctl(&self.socket, args)
+    }
+
+    /// The exit status, once it has ended by itself, and what else it said.
+    fn ended(mut self) -> (Option<i32>, String) {
+        let mut said = String::new();
+        self.events.read_to_string(&mut said).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(!self.socket.exists(), "the socket stayed behind");
+        (status.code(), said)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It has ended already unless its test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ctl(socket: &Path, args: &[&str]) -> Output {
+    let socket = socket.to_str().unwrap();
+    vmm(&[&["ctl", socket], args].concat()).output().unwrap()
+}
+
+/// Standard output of a `vmm ctl` that succeeds.
+fn said(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    assert!(errors.is_empty(), "{errors}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// One line on standard error with each of `words`, this exit status, nothing on standard output.
+fn refused(output: &Output, status: i32, words: &[&str]) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{errors}");
+    assert!(output.stdout.is_empty());
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    for word in words {
+        assert!(errors.contains(word), "no {word:?} in {errors}");
+    }
+}
+
+/// The examples of a page: each fenced block's lines.
+fn examples(page: &str) -> Vec<Vec<&str>> {
+    let mut blocks = page.split("```control\n");
+    blocks.next();
+    blocks
+        .map(|block| block.split("```").next().unwrap().lines().collect())
+        .collect()
+}
+
+/// Members whose values are part of the protocol; of others only the type is.
+const EXACT: [&str; 11] = [
+    "id", "ok", "event", "kind", "state", "old", "new", "cause", "protocol", "ops", "ending",
+];
+
+/// Asserts that a reply says what the example says.
+fn same(example: &Value, got: &Value, at: &str) {
+    match (example, got) {
+        (Value::Object(one), Value::Object(two)) => {
+            let names = |map: &serde_json::Map<String, Value>| -> Vec<String> {
+                map.keys().cloned().collect()
+            };
+            assert_eq!(names(one), names(two), "{at}");
+            for (name, value) in one {
+                if EXACT.contains(&name.as_str()) {
+                    assert_eq!(value, &two[name], "{at}: {name}");
+                } else {
+                    same(value, &two[name], at);
+                }
+            }
+        }
+        (Value::Array(one), Value::Array(two)) => {
+            assert_eq!(one.len(), two.len(), "{at}");
+            for (one, two) in one.iter().zip(two) {
+                same(one, two, at);
+            }
+        }
+        (one, two) => assert_eq!(
+            std::mem::discriminant(one),
+            std::mem::discriminant(two),
+            "{at}: {two}"
+        ),
+    }
+}
+
+/// Plays one block on a connection of its own. Returns how many lines it compared.
+fn replay(socket: &Path, block: &[&str]) -> usize {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut reader = BufReader::new(stream);
+    let mut compared = 0;
+    for line in block {
+        if let Some(request) = line.strip_prefix("> ") {
+            let request = format!("{request}\n");
+            reader.get_mut().write_all(request.as_bytes()).unwrap();
+            continue;
+        }
+        let example = line.strip_prefix("< ").expect("a line is sent or received");
+        let mut got = String::new();
+        reader.read_line(&mut got).unwrap();
+        let example = serde_json::from_str(example).expect(line);
+        let got = serde_json::from_str(&got).unwrap_or_else(|e| panic!("{line}: {e}: {got:?}"));
+        same(&example, &got, line);
+        compared += 1;
+    }
+    compared
+}
+
+#[test]
+fn the_examples_of_the_documented_protocol_are_what_a_vm_answers() {
+    if !kvm() {
+        return;
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/control.md");
+    let page = fs::read_to_string(path).unwrap();
+    let program = Program::start();
+    let compared: usize = examples(&page)
+        .iter()
+        .map(|block| replay(&program.socket, block))
+        .sum();
+    // The page ends with a destroy.
+    assert_eq!(program.ended().0, Some(0));
+    assert!(compared >= 25, "{compared}");
+}
+
+#[test]
+fn every_operation_is_documented_with_a_heading_of_its_own() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/control.md");
+    let page = fs::read_to_string(path).unwrap();
+    let headings: Vec<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .flat_map(|heading| heading.split(", "))
+        .collect();
+    let version = examples(&page)
+        .concat()
+        .into_iter()
+        .find(|line| line.contains(r#""ops":"#))
+        .unwrap();
+    let version: Value = serde_json::from_str(version.strip_prefix("< ").unwrap()).unwrap();
+    for op in version["ops"].as_array().unwrap() {
+        assert!(headings.contains(&op.as_str().unwrap()), "{op}");
+    }
+    assert_eq!(headings.len(), version["ops"].as_array().unwrap().len());
+}
+
+#[test]
+fn a_session_of_ctl_from_status_to_power_off() {
+    if !kvm() {
+        return;
+    }
+    let program = Program::start();
+    let mode = program.socket.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(said(&program.ctl(&["status"])).contains("RUNNING"));
+    assert_eq!(said(&program.ctl(&["suspend"])), "SUSPENDED\n");
+    refused(&program.ctl(&["suspend"]), 8, &["suspend", "SUSPENDED"]);
+    assert!(said(&program.ctl(&["info"])).contains("rip 0000000000100001"));
+    assert_eq!(said(&program.ctl(&["reset"])), "SUSPENDED\n");
+    assert_eq!(said(&program.ctl(&["resume"])), "RUNNING\n");
+    assert!(said(&program.ctl(&["stats"])).contains("1 hard"));
+    assert!(said(&program.ctl(&["version"])).contains(env!("CARGO_PKG_VERSION")));
+    assert_eq!(said(&program.ctl(&["wait", "OFF", "RUNNING"])), "RUNNING\n");
+    let late = program.ctl(&["wait", "OFF", "--limit-ms", "1"]);
+    refused(&late, 8, &["RUNNING", "limit"]);
+    let status: Value = serde_json::from_str(&said(&program.ctl(&["--json", "status"]))).unwrap();
+    assert_eq!(status["hard_resets"], 1);
+    assert_eq!(program.ctl(&["wait", "NOWHERE"]).status.code(), Some(2));
+    said(&program.ctl(&["poweroff"]));
+    let (status, events) = program.ended();
+    assert_eq!(status, Some(0));
+    assert!(events.contains(r#""ending":"power-off""#), "{events}");
+}
+
+#[test]
+fn ctl_events_goes_on_until_the_vm_is_destroyed() {
+    if !kvm() {
+        return;
+    }
+    let program = Program::start();
+    let mut watcher = vmm(&["ctl", program.socket.to_str().unwrap(), "events"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watcher.stdout.take().unwrap());
+    let mut first = String::new();
+    lines.read_line(&mut first).unwrap();
+    assert_eq!(first, "RUNNING\n");
+    assert_eq!(said(&program.ctl(&["destroy"])), "TERMINATED\n");
+    let mut rest = String::new();
+    lines.read_to_string(&mut rest).unwrap();
+    assert!(watcher.wait().unwrap().success());
+    assert!(
+        rest.starts_with("RUNNING -> POWERING_OFF (user)\n"),
+        "{rest}"
+    );
+    assert!(
+        rest.ends_with("ended: TERMINATED, exit status 0\n"),
+        "{rest}"
+    );
+    assert_eq!(program.ended().0, Some(0));
+}
+
+#[test]
+fn a_socket_that_nobody_serves_is_told_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    refused(
+        &ctl(&path, &["status"]),
+        2,
+        &["no control socket", "--control"],
+    );
+    drop(UnixListener::bind(&path).unwrap());
+    refused(&ctl(&path, &["status"]), 2, &["nobody serves", "--control"]);
+    let file = dir.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert_eq!(ctl(&file, &["status"]).status.code(), Some(2));
+}
+
+#[test]
+fn what_answers_but_is_no_vm_is_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let strange = |answer: &'static [u8]| {
+        std::thread::scope(|scope| {
+            let asked = scope.spawn(|| ctl(&path, &["status"]));
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(answer).unwrap();
+            drop(stream);
+            asked.join().unwrap()
+        })
+    };
+    refused(&strange(b"220 mail ready\r\n"), 8, &["control protocol"]);
+    refused(&strange(b""), 8, &["went without a reply"]);
+    refused(&strange(b"{\"ok\":false}\n"), 8, &["no reason"]);
+}
+
+#[test]
+fn a_live_socket_or_another_file_is_refused_and_a_killed_programs_is_replaced() {
+    if !kvm() {
+        return;
+    }
+    let mut program = Program::start();
+    let kernel = program.dir.path().join("kernel");
+    let run = |socket: &Path| {
+        let paths = [kernel.to_str().unwrap(), socket.to_str().unwrap()];
+        let args = ["run", "--kernel", paths[0], "--control", paths[1]];
+        vmm(&args).output().unwrap()
+    };
+    refused(&run(&program.socket), 2, &["socket", "another path"]);
+    refused(&run(&kernel), 2, &["kernel", "not a socket"]);
+    // The live one is still there.
+    assert!(said(&program.ctl(&["status"])).contains("RUNNING"));
+    program.child.kill().unwrap();
+    program.child.wait().unwrap();
+    assert!(program.socket.exists());
+    let dir = std::mem::replace(&mut program.dir, tempfile::tempdir().unwrap());
+    let again = Program::start_in(dir);
+    assert_eq!(said(&again.ctl(&["destroy"])), "TERMINATED\n");
+    assert_eq!(again.ended().0, Some(0));
+}
+
+#[test]
+fn what_is_done_to_one_vm_leaves_another_alone() {
+    if !kvm() {
+        return;
+    }
+    let (one, two) = (Program::start(), Program::start());
+    said(&one.ctl(&["suspend"]));
+    assert!(said(&two.ctl(&["status"])).contains("RUNNING"));
+    said(&one.ctl(&["destroy"]));
+    assert!(said(&two.ctl(&["status"])).contains("RUNNING"));
+    said(&two.ctl(&["destroy"]));
+    assert_eq!((one.ended().0, two.ended().0), (Some(0), Some(0)));
+}
