@@ -11,8 +11,9 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -373,6 +374,66 @@ fn a_live_socket_or_another_file_is_refused_and_a_killed_programs_is_replaced() 
     let again = Program::start_in(dir);
     assert_eq!(said(&again.ctl(&["destroy"])), "TERMINATED\n");
     assert_eq!(again.ended().0, Some(0));
+}
+
+#[test]
+fn another_user_is_kept_out_by_the_mode_and_then_by_credentials() {
+    if !kvm() {
+        return;
+    }
+    let program = Program::start();
+    if program.socket.metadata().unwrap().uid() != 0 {
+        println!("skipped: being another user needs root");
+        return;
+    }
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+    set(program.dir.path(), 0o755).unwrap();
+    // The other user may not reach where it was built.
+    let copy = program.dir.path().join("vmm");
+    fs::copy(env!("CARGO_BIN_EXE_vmm"), &copy).unwrap();
+    let other = |op: &str| {
+        Command::new(&copy)
+            .args(["ctl", program.socket.to_str().unwrap(), op])
+            .stdin(Stdio::null())
+            .current_dir("/")
+            .gid(65534)
+            .uid(65534)
+            .output()
+            .unwrap()
+    };
+    refused(&other("suspend"), 2, &["another user's"]);
+    set(&program.socket, 0o666).unwrap();
+    refused(&other("suspend"), 8, &["only the user who runs this VM"]);
+    assert!(said(&program.ctl(&["status"])).contains("RUNNING"));
+    said(&program.ctl(&["destroy"]));
+    // It warned of the client it turned away.
+    let (status, events) = program.ended();
+    assert_eq!(status, Some(0));
+    assert!(events.contains("uid 65534"), "{events}");
+}
+
+#[test]
+fn a_socket_that_cannot_be_made_is_told_and_leaves_nothing() {
+    if !kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let kernel_path = dir.path().join("kernel");
+    fs::write(&kernel_path, kernel()).unwrap();
+    let run = |socket: &Path| {
+        let mut command = vmm(&["run", "--memory", "16M", "--kernel"]);
+        command.arg(&kernel_path).arg("--control").arg(socket);
+        command.output().unwrap()
+    };
+    let long = dir.path().join("x".repeat(120));
+    refused(&run(&long), 2, &["path of a socket", "xxx"]);
+    refused(&run(&dir.path().join("no/s")), 2, &["no/s"]);
+    refused(&run(dir.path()), 2, &["not a socket"]);
+    let left: Vec<_> = fs::read_dir(dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["kernel"]);
 }
 
 #[test]

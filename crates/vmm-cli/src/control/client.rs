@@ -96,11 +96,11 @@ fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
     // said nothing, that is told.
     let _ = stream.write_all(line.as_bytes());
     let mut lines = BufReader::new(&stream);
-    let reply = next(&mut lines)?.ok_or_else(|| {
+    let (text, reply) = next(&mut lines)?.ok_or_else(|| {
         anyhow!("the VM went without a reply; look whether its program is still there")
     })?;
     if args.json {
-        print(&reply.to_string())?;
+        print(&text)?;
     }
     if reply["ok"] != Value::Bool(true) {
         let why = reply["error"]["message"].as_str();
@@ -119,27 +119,27 @@ fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
 
 /// Prints events until the VM's program ends.
 fn events(args: &CtlArgs, lines: &mut impl BufRead) -> anyhow::Result<()> {
-    while let Some(event) = next(lines)? {
+    while let Some((line, event)) = next(lines)? {
         if event["ok"] == Value::Bool(false) {
             let why = event["error"]["message"].as_str();
             return Err(anyhow!("{}", why.unwrap_or("the VM ended the stream")));
         }
         if args.json {
-            print(&event.to_string())?;
+            print(&line)?;
             continue;
         }
         let text = |key: &str| event[key].as_str().unwrap_or("?").to_owned();
         print(&match event["event"].as_str() {
             Some("state") => format!("{} -> {} ({})", text("old"), text("new"), text("cause")),
             Some("end") => format!("ended: {}, exit status {}", text("state"), event["status"]),
-            _ => event.to_string(),
+            _ => line,
         })?;
     }
     Ok(())
 }
 
-/// The next line as JSON; `None` at the end.
-fn next(lines: &mut impl BufRead) -> anyhow::Result<Option<Value>> {
+/// The next line, as it is and as JSON; `None` at the end.
+fn next(lines: &mut impl BufRead) -> anyhow::Result<Option<(String, Value)>> {
     let mut line = Vec::new();
     let got = lines.take(LINE_LIMIT).read_until(b'\n', &mut line);
     match got {
@@ -153,7 +153,8 @@ fn next(lines: &mut impl BufRead) -> anyhow::Result<Option<Value>> {
         Ok(_) => {
             let value = serde_json::from_slice(&line)
                 .context("what answers there does not speak the control protocol")?;
-            Ok(Some(value))
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            Ok(Some((text, value)))
         }
     }
 }

@@ -68,6 +68,10 @@ impl Bound {
                 source,
             }
         };
+        // It is bound by another path, which may be short enough when this one is not.
+        SocketAddrUnix::new(path)
+            .map_err(io::Error::from)
+            .map_err(host("use, as the path of a socket,"))?;
         // Who holds this decides alone whether the file that is there is dead.
         let lock = lock_directory(path).map_err(host("lock the directory of"))?;
         clear(path)?;
@@ -221,6 +225,15 @@ mod tests {
         assert!(matches!(refused, SocketError::Live(_)), "{refused}");
         dial(&path).unwrap();
         drop(bound);
+    }
+
+    #[test]
+    fn a_path_that_no_client_could_connect_to_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = dir.path().join("x".repeat(120));
+        let refused = Bound::new(&long).unwrap_err();
+        assert!(matches!(refused, SocketError::Host { .. }), "{refused}");
+        assert!(!long.exists());
     }
 
     #[test]
