@@ -1,7 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The devices: 16550, IOAPIC, CMOS, i8042, ACPI registers, debug exit, POST port.
+//! The devices: 16550, IOAPIC, CMOS, i8042, ACPI registers, virtio disks and entropy, debug exit,
+//! POST port.
 //!
 //! | type | what it is |
 //! |---|---|
@@ -10,6 +11,8 @@
 //! | [`Cmos`], [`CmosMemory`] | real-time clock and the memory sizes firmware looks up |
 //! | [`I8042`] | the keyboard controller's reset command, nothing else |
 //! | [`AcpiPm`] | sleep control, sleep status and reset registers |
+//! | [`Virtio`] | a virtio-mmio device with a thread of its own: a disk, or a source of entropy |
+//! | [`DiskImage`], [`DiskAccess`], [`DiskError`] | the file behind a disk, opened and checked |
 //! | [`DebugExit`], [`PostPort`] | a guest ends the VM with a value; a guest tells how far it got |
 //!
 //! Each is made by `new` as an `Arc`, put on a bus by `attach`, and handed to
@@ -36,6 +39,7 @@ mod i8042;
 mod ioapic;
 mod post;
 mod serial;
+mod virtio;
 
 pub use acpi_pm::AcpiPm;
 pub use cmos::{Clock, Cmos, CmosMemory};
@@ -44,3 +48,4 @@ pub use i8042::I8042;
 pub use ioapic::IoApic;
 pub use post::PostPort;
 pub use serial::{Serial, SerialInput, SerialSpec};
+pub use virtio::{DiskAccess, DiskError, DiskImage, Virtio};

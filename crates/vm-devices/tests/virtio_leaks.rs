@@ -1,0 +1,47 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Power cycles and destruction leave no thread and no descriptor. One test in a process of its own,
+//! because it counts the process's.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vm_devices::{DiskAccess, DiskImage, Virtio};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_pdm::{Device, IrqChip, IrqLine, Level};
+
+struct Nowhere;
+
+impl IrqChip for Nowhere {
+    fn set(&self, _: u32, _: Level) {}
+}
+
+fn entries(directory: &str) -> usize {
+    std::fs::read_dir(directory).unwrap().count()
+}
+
+#[test]
+fn power_cycles_of_disks_leave_no_thread_and_no_descriptor() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(4096).unwrap();
+    let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+    let count = || (entries("/proc/self/task"), entries("/proc/self/fd"));
+    let before = count();
+    for _ in 0..50 {
+        let image = DiskImage::open(file.path(), DiskAccess::ReadWrite).unwrap();
+        let irq = IrqLine::new(Arc::new(Nowhere), 5);
+        let disk = Virtio::disk("disk0", 0, irq, ram.clone(), image);
+        disk.power_on().unwrap();
+        disk.power_off().unwrap();
+        disk.power_on().unwrap();
+        drop(disk);
+    }
+    // The kernel lets a joiner go on shortly before the thread leaves the process's list.
+    let until = Instant::now() + Duration::from_secs(60);
+    while count() != before && Instant::now() < until {
+        std::thread::yield_now();
+    }
+    assert_eq!(count(), before);
+}
