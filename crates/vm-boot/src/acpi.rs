@@ -15,8 +15,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml::Path};
 
-use crate::Platform;
 use crate::map::ACPI;
+use crate::{Platform, VirtioWindow, VirtioWindows};
 
 const OEM: [u8; 6] = *b"VMLIFE";
 const OEM_TABLE: [u8; 8] = *b"VMBOOT  ";
@@ -187,7 +187,9 @@ fn dsdt(platform: &Platform, cpus: u32) -> Sdt {
     let rtc = aml::Device::new(Path::new("RTC0"), vec![&rtc_name, &rtc_resources]);
 
     let processors: Vec<Processor> = (0..cpus).map(Processor).collect();
+    let virtio: Vec<Virtio> = (0..).zip(platform.virtio.iter()).map(Virtio).collect();
     let mut children: Vec<&dyn Aml> = vec![&com1, &rtc];
+    children.extend(virtio.iter().map(|device| device as &dyn Aml));
     children.extend(processors.iter().map(|processor| processor as &dyn Aml));
     body.extend(encode(&aml::Scope::new(Path::new("\\_SB_"), children)));
     table(*b"DSDT", 2, &body)
@@ -202,6 +204,25 @@ impl Aml for Processor {
         let uid = aml::Name::new(Path::new("_UID"), &self.0);
         let name = format!("C{:03X}", self.0);
         aml::Device::new(Path::new(&name), vec![&hid, &uid]).to_aml_bytes(sink);
+    }
+}
+
+/// A virtio-mmio device with its number. `LNRO0005` is what Linux's virtio_mmio driver answers to; its
+/// DMA is coherent, and Linux wants to be told (ACPI 6.5, 6.2.17).
+struct Virtio((u8, VirtioWindow));
+
+impl Aml for Virtio {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        let (number, VirtioWindow { addr, irq }) = self.0;
+        let hid = aml::Name::new(Path::new("_HID"), &"LNRO0005");
+        let uid = aml::Name::new(Path::new("_UID"), &number);
+        let cca = aml::Name::new(Path::new("_CCA"), &aml::ONE);
+        let registers = aml::Memory32Fixed::new(true, addr, VirtioWindows::BYTES);
+        let interrupt = aml::Interrupt::new(true, true, false, false, irq);
+        let resources = aml::ResourceTemplate::new(vec![&registers, &interrupt]);
+        let resources = aml::Name::new(Path::new("_CRS"), &resources);
+        let name = format!("VR{number:02X}");
+        aml::Device::new(Path::new(&name), vec![&hid, &uid, &cca, &resources]).to_aml_bytes(sink);
     }
 }
 

@@ -9,7 +9,7 @@
 //! | [`Initrd`] | an initial RAM disk |
 //! | [`Boot`] | image, initrd, command line, vCPUs and platform; [`Boot::load`] puts them into memory |
 //! | [`Protocol`] | how the kernel is entered |
-//! | [`Platform`] | the addresses and ports that the tables describe |
+//! | [`Platform`], [`VirtioWindows`], [`VirtioWindow`] | the addresses, ports and lines that the tables describe |
 //! | [`AcpiTables`], [`AcpiTable`] | RSDP, XSDT, FADT, MADT, DSDT |
 //! | [`MapRange`], [`RangeKind`] | the memory map that the guest is given |
 //! | [`BootError`] | what can be wrong, and what would be right |
@@ -49,4 +49,4 @@ pub use boot::{Boot, Protocol};
 pub use error::BootError;
 pub use image::{Image, Initrd};
 pub use map::{MapRange, RangeKind};
-pub use platform::Platform;
+pub use platform::{Platform, VirtioWindow, VirtioWindows};

@@ -28,6 +28,54 @@ pub struct Platform {
     pub debug_exit_port: Option<u16>,
     /// First of the two I/O ports of the real-time clock.
     pub rtc_port: u16,
+    /// Where virtio-mmio devices are.
+    pub virtio: VirtioWindows,
+}
+
+/// Equal windows of virtio-mmio devices, one behind the other, each with the next interrupt line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VirtioWindows {
+    /// Guest address of the first.
+    pub first_addr: u32,
+    /// Interrupt line of the first at the I/O APIC, edge-triggered, active high.
+    pub first_irq: u32,
+    /// How many there are, at most [`VirtioWindows::MAX`]; more are left out.
+    pub count: u32,
+}
+
+/// Where one virtio-mmio device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VirtioWindow {
+    /// Guest address of its registers.
+    pub addr: u32,
+    /// Its interrupt line.
+    pub irq: u32,
+}
+
+impl VirtioWindows {
+    /// Bytes of each window.
+    pub const BYTES: u32 = 0x1000;
+    /// The most windows that are described: as many as the I/O APIC has lines for.
+    pub const MAX: u32 = 16;
+
+    /// The windows, ascending.
+    pub fn iter(self) -> impl Iterator<Item = VirtioWindow> {
+        (0..self.count.min(Self::MAX)).map(move |n| VirtioWindow {
+            addr: self.first_addr.saturating_add(n * Self::BYTES),
+            irq: self.first_irq.saturating_add(n),
+        })
+    }
+}
+
+impl Default for VirtioWindows {
+    /// None; those that are added begin at 0xd0000000 with line 5.
+    fn default() -> Self {
+        Self {
+            first_addr: 0xd000_0000,
+            first_irq: 5,
+            count: 0,
+        }
+    }
 }
 
 impl Default for Platform {
@@ -44,6 +92,7 @@ impl Default for Platform {
             reset_value: 1,
             debug_exit_port: None,
             rtc_port: 0x70,
+            virtio: VirtioWindows::default(),
         }
     }
 }

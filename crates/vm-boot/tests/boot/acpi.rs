@@ -3,7 +3,7 @@
 
 //! The ACPI tables, walked as an operating system walks them.
 
-use vm_boot::{AcpiTables, Boot, Platform};
+use vm_boot::{AcpiTables, Boot, Platform, VirtioWindows};
 
 use crate::fixture::{Elf, u16_at, u32_at, u64_at};
 
@@ -145,6 +145,11 @@ fn the_platform_decides_every_address() {
         reset_value: 9,
         debug_exit_port: Some(0x501),
         rtc_port: 0x74,
+        virtio: VirtioWindows {
+            first_addr: 0xd800_0000,
+            first_irq: 9,
+            count: 2,
+        },
     };
     let boot = Boot::new(Elf::linux().image(), None, "", 1).expect("a boot");
     let (fadt, madt, dsdt) = walk(&boot.with_platform(platform).acpi_tables());
@@ -156,6 +161,39 @@ fn the_platform_decides_every_address() {
     assert_eq!(count(&dsdt, &[0x89, 6, 0, 3, 1, 3, 0, 0, 0]), 1);
     assert_eq!(count(&dsdt, &[0x47, 1, 0x74, 0, 0x74, 0, 1, 2]), 1);
     assert_eq!(count(&dsdt, b"_S5_\x12\x04\x01\x0a\x06"), 1);
+    // Memory32Fixed, writable, 4 KiB; the interrupt behind it.
+    for (page, irq) in [(0_u8, 9), (0x10, 10)] {
+        let window = [
+            0x86, 9, 0, 1, 0, page, 0, 0xd8, 0, 0x10, 0, 0, 0x89, 6, 0, 3, 1, irq, 0, 0, 0,
+        ];
+        assert_eq!(count(&dsdt, &window), 1, "{irq}");
+    }
+}
+
+#[test]
+fn virtio_devices_are_described_where_they_are_and_none_by_default() {
+    let (_, _, dsdt) = walk(&AcpiTables::new(&Platform::default(), 1));
+    assert_eq!(count(&dsdt, b"LNRO0005"), 0);
+    let with = |count| {
+        let virtio = VirtioWindows {
+            count,
+            ..VirtioWindows::default()
+        };
+        let platform = Platform {
+            virtio,
+            ..Platform::default()
+        };
+        walk(&AcpiTables::new(&platform, 1)).2
+    };
+    assert_eq!(count(&with(3), b"LNRO0005\0"), 3);
+    assert_eq!(count(&with(3), b"VR02"), 1);
+    assert_eq!(count(&with(u32::MAX), b"LNRO0005\0"), 16);
+    let last = VirtioWindows {
+        count: 16,
+        ..VirtioWindows::default()
+    };
+    let last = last.iter().last().expect("16 of them");
+    assert_eq!((last.addr, last.irq), (0xd000_f000, 20));
 }
 
 #[test]
