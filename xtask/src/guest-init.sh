@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
-# environment variable: once, memory, echo, reboot, idle, or (none) a shell.
+# environment variable: once, memory, echo, disk, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -30,6 +30,20 @@ echo)
     echo "vmm: guest waits for a line"
     read -r line
     echo "vmm: guest read ${#line} characters: [$line]"
+    ;;
+disk)
+    for name in $(cat /modules/order); do
+        insmod "/modules/$name.ko" || echo "vmm: guest cannot load $name"
+    done
+    echo "vmm: guest disk has $(cat /sys/block/vda/size) sectors, serial $(cat /sys/block/vda/serial)"
+    seq 1 200000 | head -c 1048576 >/tmp/pattern
+    dd if=/tmp/pattern of=/dev/vda bs=64k seek=1 conv=fsync 2>/dev/null && sync
+    echo 3 >/proc/sys/vm/drop_caches
+    if dd if=/dev/vda bs=64k skip=1 count=16 2>/dev/null | cmp - /tmp/pattern; then
+        echo "vmm: guest reads what it wrote"
+    fi
+    echo "vmm: guest disks that are read-only: $(cat /sys/block/vda/ro) $(cat /sys/block/vdb/ro)"
+    echo "vmm: guest read $(head -c 100 /dev/hwrng | wc -c) bytes of entropy"
     ;;
 reboot)
     reboot -f

@@ -63,6 +63,13 @@ pub(crate) struct RunArgs {
     /// Set one configuration value, e.g. --set vm.cpus=2; wins over everything
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+    /// Disk image, a file or block device; ",ro" behind it for a read-only disk. May be repeated:
+    /// /dev/vda, /dev/vdb, and so on
+    #[arg(long, value_name = "FILE[,ro]")]
+    pub(crate) disk: Vec<PathBuf>,
+    /// A source of entropy, /dev/hwrng in the guest
+    #[arg(long)]
+    pub(crate) rng: bool,
     /// Port of a debug-exit device: a guest write of V ends with status (V << 1) | 1
     #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
     pub(crate) debug_exit: Option<String>,

@@ -1,8 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The machine that `vmm run` builds: COM1, IOAPIC, CMOS, i8042, ACPI registers, POST port, and a
-//! debug-exit port if asked for. Where each lies is `vm_boot::Platform`'s to say to the guest; a test
+//! The machine that `vmm run` builds: COM1, IOAPIC, CMOS, i8042, ACPI registers, POST port, and if
+//! asked for virtio disks, an entropy device and a debug-exit port. Where each lies is `vm_boot::Platform`'s to say to the guest; a test
 //! here holds the two together.
 
 use std::io::Write;
@@ -13,9 +13,12 @@ use vm_boot::Platform;
 use vm_core::{Board, BoardCx, BoxError, Built, MachineMsi};
 use vm_cpu::{IrqMode, RamLayout};
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, DebugExit, I8042, IoApic, PostPort, Serial, SerialInput, SerialSpec,
+    AcpiPm, Cmos, CmosMemory, DebugExit, DiskImage, I8042, IoApic, PostPort, Serial, SerialInput,
+    SerialSpec, Virtio,
 };
 use vm_pdm::{BusBuilder, Devices, IrqLine};
+
+use crate::config::Entropy;
 
 /// What goes into and comes out of the serial port.
 pub(crate) struct Console {
@@ -23,16 +26,23 @@ pub(crate) struct Console {
     pub(crate) output: Box<dyn Write + Send>,
 }
 
+/// What the host lends to the machine.
+pub(crate) struct Peripherals {
+    pub(crate) console: Console,
+    pub(crate) disks: Vec<DiskImage>,
+    pub(crate) entropy: Entropy,
+}
+
 /// Makes the devices, once.
-pub(crate) fn board(console: Console, platform: Platform) -> Board {
-    let mut console = Some(console);
+pub(crate) fn board(peripherals: Peripherals, platform: Platform) -> Board {
+    let mut peripherals = Some(peripherals);
     Box::new(move |cx| {
-        let console = console.take().ok_or("a board is built once")?;
-        build(cx, console, &platform)
+        let peripherals = peripherals.take().ok_or("a board is built once")?;
+        build(cx, peripherals, &platform)
     })
 }
 
-fn build(cx: BoardCx<'_>, console: Console, platform: &Platform) -> Result<Built, BoxError> {
+fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Built, BoxError> {
     let mut bus = BusBuilder::new();
     let mut devices = Devices::new();
 
@@ -62,15 +72,47 @@ fn build(cx: BoardCx<'_>, console: Console, platform: &Platform) -> Result<Built
         devices.add(debug_exit)?;
     }
     let irq = IrqLine::new(ioapic.clone(), platform.com1_irq);
-    let serial = Serial::new(SerialSpec::default(), irq, console.input, console.output)?;
+    let Console { input, output } = host.console;
+    let serial = Serial::new(SerialSpec::default(), irq, input, output)?;
     serial.attach(&mut bus)?;
     devices.add(serial)?;
+    for device in virtio(cx, &ioapic, host.disks, host.entropy, platform)? {
+        device.attach(&mut bus)?;
+        devices.add(device)?;
+    }
 
     Ok(Built {
         devices,
         buses: bus.build(),
         eoi: Some(Arc::new(move |vector| ioapic.eoi(vector))),
     })
+}
+
+/// The virtio devices, each in the next window: disks first, so that the first is `/dev/vda`.
+fn virtio(
+    cx: BoardCx<'_>,
+    ioapic: &Arc<IoApic>,
+    disks: Vec<DiskImage>,
+    entropy: Entropy,
+    platform: &Platform,
+) -> Result<Vec<Arc<Virtio>>, BoxError> {
+    let mut windows = platform.virtio.iter();
+    let mut next = || {
+        let window = windows.next().ok_or("the platform has no window left")?;
+        let irq = IrqLine::new(Arc::clone(ioapic) as _, window.irq);
+        Ok::<_, BoxError>((u64::from(window.addr), irq))
+    };
+    let mut made = Vec::new();
+    for (n, image) in disks.into_iter().enumerate() {
+        let (address, irq) = next()?;
+        let name = format!("disk{n}");
+        made.push(Virtio::disk(&name, address, irq, cx.ram.clone(), image));
+    }
+    if entropy == Entropy::Device {
+        let (address, irq) = next()?;
+        made.push(Virtio::entropy("rng0", address, irq, cx.ram.clone()));
+    }
+    Ok(made)
 }
 
 /// The host's time; a host before 1970 shows the guest 1970.

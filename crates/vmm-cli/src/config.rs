@@ -5,11 +5,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, ensure};
 use log::LevelFilter;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use vm_boot::{Platform, VirtioWindows};
 use vm_cfg::{Bounded, Builder, Tree};
 use vm_core::VmSpec;
+use vm_devices::DiskAccess;
 
 use crate::args::RunArgs;
 
@@ -21,10 +24,41 @@ pub(crate) struct RunSpec {
     pub(crate) initrd: Option<PathBuf>,
     pub(crate) append: String,
     pub(crate) engine: EngineChoice,
+    pub(crate) disks: Vec<DiskSpec>,
+    pub(crate) entropy: Entropy,
     pub(crate) debug_exit: Option<u16>,
     pub(crate) control: Option<PathBuf>,
     pub(crate) json: bool,
     pub(crate) log: LevelFilter,
+}
+
+/// One disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DiskSpec {
+    pub(crate) path: PathBuf,
+    pub(crate) access: DiskAccess,
+}
+
+/// Whether there is an entropy device; as a number, how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entropy {
+    None = 0,
+    Device = 1,
+}
+
+impl RunSpec {
+    /// Where the devices are: what the board builds and what the guest is told.
+    pub(crate) fn platform(&self) -> Platform {
+        let count = self.disks.len() + self.entropy as usize;
+        Platform {
+            debug_exit_port: self.debug_exit,
+            virtio: VirtioWindows {
+                count: u32::try_from(count).unwrap_or(u32::MAX),
+                ..VirtioWindows::default()
+            },
+            ..Platform::default()
+        }
+    }
 }
 
 /// Which engine.
@@ -49,9 +83,30 @@ struct RunSection {
     engine: EngineChoice,
     debug_exit: Option<Bounded<0, 0xffff>>,
     control: Option<PathBuf>,
+    rng: bool,
 }
 
-const DEFAULTS: &str = "[boot]\nappend = 'console=ttyS0'\n[run]\nengine = 'auto'\n";
+/// The root, of which only the list is read here.
+#[derive(Deserialize)]
+struct Root {
+    #[serde(default)]
+    disk: Vec<DiskSection>,
+    #[serde(default, rename = "vm")]
+    _vm: IgnoredAny,
+    #[serde(default, rename = "boot")]
+    _boot: IgnoredAny,
+    #[serde(default, rename = "run")]
+    _run: IgnoredAny,
+}
+
+#[derive(Deserialize)]
+struct DiskSection {
+    path: PathBuf,
+    #[serde(default)]
+    read_only: bool,
+}
+
+const DEFAULTS: &str = "[boot]\nappend = 'console=ttyS0'\n[run]\nengine = 'auto'\nrng = false\n";
 
 /// Reads everything the user said.
 ///
@@ -71,6 +126,12 @@ pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
     vm.check()?;
     let boot: BootSection = tree.section("boot")?.read()?;
     let run: RunSection = tree.section("run")?.read()?;
+    let entropy = if run.rng {
+        Entropy::Device
+    } else {
+        Entropy::None
+    };
+    let disks = disks(tree.root().read()?, entropy)?;
     tree.refuse_unread()?;
     let kernel = boot.kernel.ok_or_else(|| {
         anyhow!("no kernel: give one with --kernel FILE, or boot.kernel in a --config file")
@@ -81,6 +142,8 @@ pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
         initrd: boot.initrd,
         append: boot.append,
         engine: run.engine,
+        disks,
+        entropy,
         debug_exit: run
             .debug_exit
             .map(|port| u16::try_from(port.get()).expect("bounded by 0xffff")),
@@ -88,6 +151,53 @@ pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
         json: args.json,
         log: args.log.map_or(LevelFilter::Warn, LevelFilter::from),
     })
+}
+
+/// The disks, as many as there are windows for.
+fn disks(root: Root, entropy: Entropy) -> anyhow::Result<Vec<DiskSpec>> {
+    let count = root.disk.len() + entropy as usize;
+    let most = VirtioWindows::MAX;
+    ensure!(
+        u32::try_from(count).is_ok_and(|count| count <= most),
+        "{count} disks and entropy devices: a machine has room for {most}"
+    );
+    Ok(root.disk.into_iter().map(DiskSpec::from).collect())
+}
+
+impl From<DiskSection> for DiskSpec {
+    fn from(section: DiskSection) -> Self {
+        Self {
+            path: section.path,
+            access: if section.read_only {
+                DiskAccess::ReadOnly
+            } else {
+                DiskAccess::ReadWrite
+            },
+        }
+    }
+}
+
+/// `--disk` flags as the list that replaces a file's.
+fn disk_flags(flags: &[PathBuf]) -> anyhow::Result<Option<String>> {
+    let mut list = Vec::new();
+    for flag in flags {
+        let text = flag
+            .to_str()
+            .ok_or_else(|| anyhow!("--disk {}: not UTF-8", flag.display()))?;
+        let (path, read_only) = match text.strip_suffix(",ro") {
+            Some(path) => (path, true),
+            None => (text, false),
+        };
+        ensure!(
+            !path.is_empty(),
+            "--disk {text}: name a file before the comma"
+        );
+        list.push(format!(
+            "{{ path = {}, read_only = {read_only} }}",
+            quoted(path)
+        ));
+    }
+    Ok((!list.is_empty()).then(|| format!("[{}]", list.join(", "))))
 }
 
 /// Flags are overrides by another name.
@@ -115,6 +225,8 @@ fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
         ("run.engine", args.engine.clone()),
         ("run.debug_exit", args.debug_exit.clone()),
         ("run.control", file(&args.control, "--control")?),
+        ("run.rng", args.rng.then(|| "true".to_owned())),
+        ("disk", disk_flags(&args.disk)?),
     ];
     for (key, value) in flags {
         if let Some(value) = value {
@@ -159,7 +271,7 @@ mod tests {
         let path = dir.path().join("vm.toml");
         std::fs::write(
             &path,
-            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = 'i'\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\n",
+            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = 'i'\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nrng = true\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
         )
         .unwrap();
         let by_file = read(&args(&["--config", path.to_str().unwrap()])).unwrap();
@@ -181,6 +293,11 @@ mod tests {
             "kvm",
             "--control",
             "s",
+            "--rng",
+            "--disk",
+            "d \"1",
+            "--disk",
+            "e,ro",
         ]));
         let by_flags = by_flags.unwrap();
         assert_eq!(by_flags.kernel, by_file.kernel);
@@ -189,6 +306,13 @@ mod tests {
         assert_eq!(by_flags.engine, by_file.engine);
         assert_eq!(by_flags.control, Some("s".into()));
         assert_eq!(by_flags.control, by_file.control);
+        assert_eq!(by_flags.disks, by_file.disks);
+        assert_eq!(by_flags.disks[1].access, DiskAccess::ReadOnly);
+        assert_eq!(
+            (by_flags.entropy, by_file.entropy),
+            (Entropy::Device, Entropy::Device)
+        );
+        assert_eq!(by_flags.platform().virtio.count, 3);
         assert_eq!(by_flags.vm.vcpus, by_file.vm.vcpus);
         assert_eq!(by_flags.vm.memory_bytes, by_file.vm.memory_bytes);
         assert_eq!(by_flags.vm.on_reset, by_file.vm.on_reset);

@@ -11,14 +11,14 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use vm_boot::{Boot, Image, Initrd, Platform};
+use vm_boot::{Boot, Image, Initrd};
 use vm_core::{BoxError, Ending, Parts, Vm, VmError};
 use vm_cpu::{CpuError, Engine, RamLayout};
-use vm_devices::SerialInput;
+use vm_devices::{DiskError, DiskImage, SerialInput};
 use vm_state::State;
 
 use crate::args::RunArgs;
-use crate::board::{Console, board};
+use crate::board::{Console, Peripherals, board};
 use crate::config::{self, RunSpec};
 use crate::exit::{Failure, Status};
 use crate::keyboard::Keyboard;
@@ -41,6 +41,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let spec = config::read(args).map_err(Failure::usage)?;
     logger::start(spec.log);
     let boot = boot(&spec).map_err(Failure::usage)?;
+    let disks = disks(&spec).map_err(Failure::usage)?;
     host::memory_fits(spec.vm.memory_bytes).map_err(Failure::usage)?;
     let engine = host::engine(spec.engine)?;
     let control = spec.control.as_deref().map(control::Bound::new);
@@ -53,7 +54,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let (console, keyboard) = console(&events)
         .context("cannot read the terminal")
         .map_err(Failure::host)?;
-    let vm = create(&spec, boot, engine, console)?;
+    let peripherals = Peripherals {
+        console,
+        disks,
+        entropy: spec.entropy,
+    };
+    let vm = create(&spec, boot, engine, peripherals)?;
     let raw = terminal::Raw::enter()
         .context("cannot make the terminal raw")
         .map_err(Failure::host)?;
@@ -147,11 +153,15 @@ fn boot(spec: &RunSpec) -> anyhow::Result<Boot> {
     let image = Image::open(&spec.kernel)?;
     log::info!(target: "vmm", "{}: {}", spec.kernel.display(), image.describe());
     let initrd = spec.initrd.as_ref().map(Initrd::open).transpose()?;
-    let platform = Platform {
-        debug_exit_port: spec.debug_exit,
-        ..Platform::default()
-    };
-    Ok(Boot::new(image, initrd, &spec.append, spec.vm.vcpus)?.with_platform(platform))
+    let boot = Boot::new(image, initrd, &spec.append, spec.vm.vcpus)?;
+    Ok(boot.with_platform(spec.platform()))
+}
+
+fn disks(spec: &RunSpec) -> Result<Vec<DiskImage>, DiskError> {
+    let disks = spec.disks.iter();
+    disks
+        .map(|disk| DiskImage::open(&disk.path, disk.access))
+        .collect()
 }
 
 /// At a terminal, Ctrl-A is the user's; from a pipe or a file, every byte is the guest's.
@@ -178,18 +188,14 @@ fn create(
     spec: &RunSpec,
     boot: Boot,
     engine: Arc<dyn Engine>,
-    console: Console,
+    peripherals: Peripherals,
 ) -> Result<Vm, Failure> {
-    let platform = Platform {
-        debug_exit_port: spec.debug_exit,
-        ..Platform::default()
-    };
     let layout = RamLayout {
         bytes: spec.vm.memory_bytes,
     };
     let parts = Parts {
         engine,
-        board: board(console, platform),
+        board: board(peripherals, spec.platform()),
         firmware: Box::new(move |ram| {
             boot.load(ram, layout)
                 .map(Some)

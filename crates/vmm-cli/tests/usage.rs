@@ -140,6 +140,44 @@ fn an_initrd_that_is_missing_or_a_directory_is_named() {
 }
 
 #[test]
+fn a_disk_that_cannot_be_is_named_with_what_would_be_right() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    let odd = files.put("odd.img", &[0; 1000]);
+    let refused = |disk: &str, words: &[&str]| {
+        refused(&["run", "--kernel", &kernel, "--disk", disk], words);
+    };
+    refused(&files.missing(), &["disk", "missing"]);
+    refused(&format!("{},ro", files.missing()), &["disk", "missing"]);
+    refused(&files.dir(), &[&files.dir(), "directory"]);
+    refused(&odd, &["odd.img", "1000 bytes", "512"]);
+    refused("/dev/null", &["/dev/null", "character device"]);
+    refused(",ro", &["--disk"]);
+    let config = files.put("vm.toml", b"[[disk]]\npaht = 'x'\n");
+    self::refused(
+        &["run", "--config", &config, "--kernel", &kernel],
+        &["disk.0.paht", "path"],
+    );
+}
+
+#[test]
+fn a_disk_that_is_given_twice_is_refused_and_so_is_one_too_many() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    let disk = files.put("disk.img", &[0; 1024]);
+    refused(
+        &["run", "--kernel", &kernel, "--disk", &disk, "--disk", &disk],
+        &["disk.img", "in use"],
+    );
+    let read_only = format!("{disk},ro");
+    let mut args = vec!["run", "--kernel", &kernel, "--rng"];
+    for _ in 0..16 {
+        args.extend(["--disk", &read_only]);
+    }
+    refused(&args, &["17", "16"]);
+}
+
+#[test]
 fn vcpu_counts_that_cannot_be_are_refused_with_the_range() {
     let files = Files::new();
     let kernel = files.put("kernel", &kernel());

@@ -4,7 +4,7 @@
 //! Gets what the lab is made of into `target/lab`: two Debian kernels, a static busybox, the
 //! lab's own init and helper. Everything is cached; a second call only looks.
 //!
-//! Files: `KERNEL/{vmlinux,vmlinuz,modules.cpio,stamp}` for 6.1 and 6.12, `busybox`, `labx`,
+//! Files: `KERNEL/{vmlinux,vmlinuz,modules.cpio,guest-modules.cpio,stamp}` for 6.1 and 6.12, `busybox`, `labx`,
 //! `tools.cpio`, and the downloaded packages in `packages/`.
 
 use std::collections::BTreeSet;
@@ -36,6 +36,9 @@ pub(crate) const MODULE_SETS: &[(&str, &[&str])] = &[
     ("overlay", &["overlay"]),
     ("msr", &["msr"]),
 ];
+
+/// What a guest of ours loads for its devices.
+const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_rng"];
 
 /// A Debian cloud kernel, as lab or as guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -136,6 +139,11 @@ impl Files {
         self.dir.join(kernel.name()).join("modules.cpio")
     }
 
+    /// The modules for a guest with this kernel, in an archive to go behind the guest's.
+    pub(crate) fn guest_modules(&self, kernel: Kernel) -> PathBuf {
+        self.dir.join(kernel.name()).join("guest-modules.cpio")
+    }
+
     /// Debian's name of the kernel, for logs.
     pub(crate) fn package(&self, kernel: Kernel) -> Result<String> {
         let stamp = std::fs::read_to_string(self.dir.join(kernel.name()).join("stamp"))?;
@@ -151,7 +159,10 @@ impl Files {
 
     fn ensure_kernel(&self, kernel: Kernel, packages: &Path) -> Result<()> {
         let dir = self.dir.join(kernel.name());
-        let wanted = format!("{:016x}", hash(&format!("{MODULE_SETS:?}")));
+        let wanted = format!(
+            "{:016x}",
+            hash(&format!("{MODULE_SETS:?}{GUEST_MODULES:?}"))
+        );
         let stamp = std::fs::read_to_string(dir.join("stamp")).unwrap_or_default();
         if stamp.lines().nth(1) == Some(wanted.as_str()) {
             return Ok(());
@@ -176,6 +187,8 @@ impl Files {
         std::fs::write(dir.join("vmlinuz"), bytes)?;
         let modules = tree.join("lib/modules").join(release);
         std::fs::write(dir.join("modules.cpio"), modules_archive(&modules)?)?;
+        let guest = guest_modules_archive(&modules)?;
+        std::fs::write(dir.join("guest-modules.cpio"), guest)?;
         debian::remove_dir(&tree)?;
         std::fs::write(dir.join("stamp"), format!("{package}\n{wanted}\n"))?;
         Ok(())
@@ -248,6 +261,22 @@ fn modules_archive(root: &Path) -> Result<Vec<u8>> {
         all.extend(order);
     }
     for name in all {
+        let data = modules
+            .data(&name)
+            .context("an ordered module has been read")?;
+        archive.file(&format!("modules/{name}.ko"), 0o644, data)?;
+    }
+    archive.finish()
+}
+
+/// `modules/order`, and the modules that it names.
+fn guest_modules_archive(root: &Path) -> Result<Vec<u8>> {
+    let mut modules = Modules::find(root)?;
+    let order = modules.order(GUEST_MODULES)?;
+    let mut archive = Archive::new(Vec::new());
+    archive.dir("modules")?;
+    archive.file("modules/order", 0o644, order.join("\n").as_bytes())?;
+    for name in order {
         let data = modules
             .data(&name)
             .context("an ordered module has been read")?;

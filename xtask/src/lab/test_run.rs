@@ -70,6 +70,8 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     for kernel in Kernel::ALL {
         contents.push((files.vmlinux(kernel), format!("vmlinux-{}", kernel.name())));
         contents.push((files.vmlinuz(kernel), format!("vmlinuz-{}", kernel.name())));
+        let modules = format!("modules-{}.cpio", kernel.name());
+        contents.push((files.guest_modules(kernel), modules));
     }
     contents.extend(
         programs

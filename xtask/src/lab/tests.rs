@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! What `cargo xtask lab test` checks, as data. The scripts run in the lab's `/job`, which holds
-//! `vmm`, `guest.cpio`, `vmlinux-K` and `vmlinuz-K` for both guest kernels, and the KVM engine's
+//! `vmm`, `guest.cpio`, `vmlinux-K`, `vmlinuz-K` and `modules-K.cpio` for both guest kernels, and the KVM engine's
 //! test programs as `test-NAME`.
 
 use super::setup::Kernel;
@@ -44,6 +44,9 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
         checks.push(contract(Kernel::V6_12, 1, program));
         checks.push(contract(Kernel::V6_12, 2, program));
         checks.push(contract(Kernel::V6_1, 1, program));
+    }
+    for guest in Kernel::ALL {
+        checks.push(disk(guest));
     }
     checks.push(two_cpus());
     checks.push(serial_input());
@@ -165,6 +168,42 @@ fn memory(lab_memory_mib: u32) -> Check {
         lacks: Vec::new(),
         limit_s: BOOT_LIMIT_S,
         quick: false,
+    }
+}
+
+/// What the guest wrote is read back by the guest, past its cache, and by the host.
+fn disk(guest: Kernel) -> Check {
+    let kernel = guest.name();
+    let options = "--disk disk.img --disk other.img,ro --rng";
+    let vmm = run(&format!("vmlinux-{kernel}"), 1, "256M", options, "disk");
+    let vmm = vmm.replace("guest.cpio", "disk.cpio");
+    let script = format!(
+        "cat guest.cpio modules-{kernel}.cpio >disk.cpio
+         truncate -s 4M disk.img
+         truncate -s 1M other.img
+         {vmm}
+         status=$?
+         seq 1 200000 | head -c 1048576 >pattern
+         dd if=disk.img bs=64k skip=1 count=16 2>/dev/null | cmp - pattern && echo 'the host reads it too'
+         exit $status"
+    );
+    let says = [
+        "vmm: guest disk has 8192 sectors, serial disk0",
+        "vmm: guest reads what it wrote",
+        "vmm: guest disks that are read-only: 0 1",
+        "vmm: guest read 100 bytes of entropy",
+        "the host reads it too",
+    ];
+    Check {
+        name: format!("a disk and entropy reach a guest with {kernel}"),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script,
+        status: 0,
+        says: says.map(str::to_owned).to_vec(),
+        lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
+        limit_s: BOOT_LIMIT_S,
+        quick: guest == Kernel::V6_1,
     }
 }
 

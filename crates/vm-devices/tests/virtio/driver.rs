@@ -30,7 +30,6 @@ pub(crate) const INDIRECT: u16 = 4;
 
 pub(crate) const VERSION_1: u64 = 1 << 32;
 pub(crate) const EVENT_IDX: u64 = 1 << 29;
-pub(crate) const INDIRECT_DESC: u64 = 1 << 28;
 
 /// Only a device that hangs takes this long.
 const LIMIT: Duration = Duration::from_secs(60);
