@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
-# environment variable: once, memory, echo, disk, reboot, idle, or (none) a shell.
+# environment variable: once, memory, echo, disk, disk-reboot, reboot, idle,
+# or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -14,6 +15,12 @@ export PATH=/bin HOME=/root TERM=vt100
 
 read -r uptime idle </proc/uptime
 echo "vmm: guest userspace reached, uptime $uptime s, $(nproc) CPU(s)"
+
+load_modules() {
+    for name in $(cat /modules/order); do
+        insmod "/modules/$name.ko" || echo "vmm: guest cannot load $name"
+    done
+}
 
 case "$guest" in
 once) ;;
@@ -32,9 +39,7 @@ echo)
     echo "vmm: guest read ${#line} characters: [$line]"
     ;;
 disk)
-    for name in $(cat /modules/order); do
-        insmod "/modules/$name.ko" || echo "vmm: guest cannot load $name"
-    done
+    load_modules
     echo "vmm: guest disk has $(cat /sys/block/vda/size) sectors, serial $(cat /sys/block/vda/serial)"
     seq 1 200000 | head -c 1048576 >/tmp/pattern
     dd if=/tmp/pattern of=/dev/vda bs=64k seek=1 conv=fsync 2>/dev/null && sync
@@ -44,6 +49,18 @@ disk)
     fi
     echo "vmm: guest disks that are read-only: $(cat /sys/block/vda/ro) $(cat /sys/block/vdb/ro)"
     echo "vmm: guest read $(head -c 100 /dev/hwrng | wc -c) bytes of entropy"
+    ;;
+disk-reboot)
+    load_modules
+    if [ "$(head -c 5 /dev/vda)" = again ]; then
+        echo "vmm: guest reads what it wrote before the reboot"
+    else
+        # The reboot comes while the disk is busy.
+        printf again | dd of=/dev/vda conv=fsync 2>/dev/null
+        while :; do dd if=/dev/zero of=/dev/vda bs=64k seek=1 count=32 conv=fsync; done 2>/dev/null &
+        sleep 1
+        reboot -f
+    fi
     ;;
 reboot)
     reboot -f

@@ -48,6 +48,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     for guest in Kernel::ALL {
         checks.push(disk(guest));
     }
+    checks.push(disk_reboot());
     checks.push(two_cpus());
     checks.push(serial_input());
     checks.push(memory(lab_memory_mib));
@@ -204,6 +205,27 @@ fn disk(guest: Kernel) -> Check {
         lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
         limit_s: BOOT_LIMIT_S,
         quick: guest == Kernel::V6_1,
+    }
+}
+
+/// What was synced before a reset is there after it, and the disk works again.
+fn disk_reboot() -> Check {
+    let vmm = run("vmlinux-6.1", 1, "256M", "--disk disk.img", "disk-reboot");
+    let vmm = vmm.replace("guest.cpio", "disk.cpio");
+    Check {
+        name: "a guest that reboots while it writes to a disk has it back".into(),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script: format!(
+            "cat guest.cpio modules-6.1.cpio >disk.cpio
+             truncate -s 4M disk.img
+             {vmm}"
+        ),
+        status: 0,
+        says: vec!["vmm: guest reads what it wrote before the reboot".into()],
+        lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
+        limit_s: BOOT_LIMIT_S,
+        quick: false,
     }
 }
 
