@@ -7,7 +7,7 @@
 /// One mistake.
 #[cfg_attr(
     not(shuttle),
-    expect(unreachable_pub, reason = "only the models name it from outside")
+    expect(unreachable_pub, reason = "only a model names one")
 )]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -21,6 +21,4 @@ pub enum Fault {
     UndoWithoutRing,
     /// An EMT looks at its sources, then clears its bell.
     ClearAfterLook,
-    /// A save that ends does not ring the EMTs.
-    SaveEndsWithoutRing,
 }

@@ -56,7 +56,7 @@ impl Shared {
         #[cfg(shuttle)]
         let bells = match spec.fault {
             Fault::Below(fault) => Bells::broken(spec.vcpus, fault),
-            _ => Bells::new(spec.vcpus),
+            Fault::None | Fault::UndoWithoutRing | Fault::ClearAfterLook => Bells::new(spec.vcpus),
         };
         let shared = Arc::new(Self {
             state,

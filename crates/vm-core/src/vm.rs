@@ -47,7 +47,7 @@ struct Owner {
     joins: Mutex<Vec<Option<JoinHandle<()>>>>,
     /// Writes a log record for each transition, before any other observer hears of it.
     _records: Subscription,
-    /// DESTROYING, from its beginning until the last EMT is joined.
+    /// DESTROYING, kept between an attempt to destroy that was late and the next.
     ending: Mutex<Option<Transition>>,
 }
 
@@ -399,22 +399,46 @@ impl Owner {
                 .map(drop)
                 .map_err(|e| VmError::from_meet(OP, e))?;
         }
-        if lock(&self.ending).is_none() {
-            let transition = self
+        // Whoever holds the transition destroys; another destroy is refused meanwhile.
+        let kept = lock(&self.ending).take();
+        let transition = match kept {
+            Some(transition) => transition,
+            None => self
                 .shared
                 .state
                 .begin(vm_state::operations::DESTROY.moves, Cause::Destroy)
-                .map_err(|refused| VmError::Refused { op: OP, refused })?;
-            *lock(&self.ending) = Some(transition);
+                .map_err(|refused| VmError::Refused { op: OP, refused })?,
+        };
+        let ended = self.take_down(deadline);
+        self.conclude(transition, ended)
+    }
+
+    /// Takes the components down and ends the EMTs.
+    fn take_down(&self, deadline: Instant) -> Result<(), VmError> {
+        const OP: &str = "destroy";
+        // An EMT 0 that was told to leave has done its part, in an earlier attempt that was late.
+        if !self.shared.leaves(0) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.shared
+                .queues
+                .call(0, Some(left), ops::take_down)
+                .map_err(|e| VmError::from_call(OP, 0, e))?;
         }
-        let left = deadline.saturating_duration_since(Instant::now());
-        self.shared
-            .queues
-            .call(0, Some(left), ops::take_down)
-            .map_err(|e| VmError::from_call(OP, 0, e))?;
-        self.end_emts(deadline)?;
-        self.terminated();
-        Ok(())
+        self.end_emts(deadline)
+    }
+
+    /// TERMINATED if every EMT has ended; else the transition is kept for the next attempt.
+    fn conclude(&self, transition: Transition, ended: Result<(), VmError>) -> Result<(), VmError> {
+        match ended {
+            Ok(()) => {
+                self.shared.queues.close();
+                if let Err(illegal) = transition.commit(State::Terminated) {
+                    log::error!(target: "vm.transition", "{illegal}");
+                }
+            }
+            Err(_) => *lock(&self.ending) = Some(transition),
+        }
+        ended
     }
 
     /// Ends the EMTs from the highest to 0 and joins them.
@@ -436,25 +460,16 @@ impl Owner {
         Ok(())
     }
 
-    /// The last EMT is joined.
-    fn terminated(&self) {
-        self.shared.queues.close();
-        if let Some(transition) = lock(&self.ending).take()
-            && let Err(illegal) = transition.commit(State::Terminated)
-        {
-            log::error!(target: "vm.transition", "{illegal}");
-        }
-    }
-
     /// Takes the one teardown path with whatever was started.
     fn abandon_create(&self, creation: Transition) {
-        match creation.then(State::Destroying) {
-            Ok(transition) => *lock(&self.ending) = Some(transition),
-            Err(illegal) => log::error!(target: "vm.transition", "{illegal}"),
-        }
-        match self.end_emts(Instant::now() + self.shared.spec.gather_limit) {
-            Ok(()) => self.terminated(),
-            Err(e) => log::error!(target: "vm.emt", "failed create: {e}"),
+        let destroying = creation.then(State::Destroying);
+        let ended = self.end_emts(Instant::now() + self.shared.spec.gather_limit);
+        let concluded = match destroying {
+            Ok(transition) => self.conclude(transition, ended).map_err(|e| e.to_string()),
+            Err(illegal) => Err(illegal.to_string()),
+        };
+        if let Err(e) = concluded {
+            log::error!(target: "vm.emt", "failed create: {e}");
         }
     }
 
@@ -490,6 +505,8 @@ impl Drop for Owner {
         }
         if let Err(e) = self.destroy(self.shared.spec.gather_limit) {
             log::error!(target: "vm.emt", "dropped VM: {e}");
+            // Nobody asks again: whoever comes later ends at once, rather than waiting for ever.
+            self.shared.leave(0);
         }
     }
 }

@@ -49,6 +49,7 @@ enum Step {
     Portable,
     Package,
     Loom,
+    Shuttle,
 }
 
 /// Runs the steps, all of them even if one fails; status 1 when one did.
@@ -114,7 +115,8 @@ impl Step {
             Self::Examples => examples(),
             Self::Portable => portable(),
             Self::Package => package::check(),
-            Self::Loom => loom(),
+            Self::Loom => models("loom"),
+            Self::Shuttle => models("shuttle"),
         }
     }
 }
@@ -162,14 +164,18 @@ fn portable() -> Result<String> {
     Ok(format!("{} crates for {PORTABLE_TARGET}", crates.len()))
 }
 
-/// The models: every `tests/loom*.rs` of a crate, in a target directory of their own.
-fn loom() -> Result<String> {
-    let models = loom_models()?;
+/// The models for `tool`: every `tests/TOOL*.rs` of a crate, with `cfg(TOOL)`, in a target directory
+/// of their own.
+fn models(tool: &str) -> Result<String> {
+    let models = models_for(tool)?;
+    if models.is_empty() {
+        bail!("no crate has a tests/{tool}*.rs");
+    }
     for (package, test) in &models {
         let mut cargo = workspace::cargo();
         cargo.args(["test", "--release", "--package", package, "--test", test]);
-        cargo.env("RUSTFLAGS", "--cfg loom");
-        cargo.env("CARGO_TARGET_DIR", workspace::target().join("loom"));
+        cargo.env("RUSTFLAGS", format!("--cfg {tool}"));
+        cargo.env("CARGO_TARGET_DIR", workspace::target().join(tool));
         // Whole-program optimisation costs more here than it saves.
         cargo.env("CARGO_PROFILE_RELEASE_LTO", "off");
         cargo.env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
@@ -179,7 +185,7 @@ fn loom() -> Result<String> {
     Ok(format!("models of: {}", names.join(", ")))
 }
 
-fn loom_models() -> Result<Vec<(String, String)>> {
+fn models_for(tool: &str) -> Result<Vec<(String, String)>> {
     let mut models = Vec::new();
     for entry in std::fs::read_dir(workspace::root().join("crates"))? {
         let dir = entry?.path();
@@ -193,7 +199,7 @@ fn loom_models() -> Result<Vec<(String, String)>> {
                 continue;
             };
             let (name, package) = (name.to_string_lossy(), package.to_string_lossy());
-            if name.starts_with("loom") && test.extension().is_some_and(|ending| ending == "rs") {
+            if name.starts_with(tool) && test.extension().is_some_and(|ending| ending == "rs") {
                 models.push((package.into_owned(), name.into_owned()));
             }
         }

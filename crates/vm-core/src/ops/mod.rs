@@ -138,10 +138,15 @@ pub(crate) fn wait_devices(emt: &mut Emt, op: &'static str) -> Result<(), VmErro
         .primary
         .devices
         .as_ref()
-        .map(|d| d.pending().collect::<Vec<_>>().join(", "));
+        .map(|d| d.pending().collect::<Vec<_>>().join(", "))
+        .unwrap_or_default();
+    if pending.is_empty() {
+        // The last one finished just after the limit: nobody is late any more.
+        return Ok(());
+    }
     Err(VmError::Pending {
         op,
-        devices: pending.unwrap_or_default(),
+        devices: pending,
         limit,
     })
 }

@@ -13,7 +13,6 @@ use vm_state::operations::{LIVE_END, LIVE_FINISH, LIVE_SUSPEND};
 use vm_state::{Cause, State};
 
 use super::{Act, Caller, gather, refuse_blocking};
-use crate::fault::Fault;
 use crate::save::{Cancel, Closing, Intent, SaveError, Saved, Saver, SuspendedBy, Vote};
 use crate::shared::Shared;
 use crate::sync::lock;
@@ -205,8 +204,6 @@ impl Drop for Owner {
             }
         }
         lock(&self.shared.saving).take();
-        if !self.shared.is_broken(Fault::SaveEndsWithoutRing) {
-            self.shared.bells.ring_all();
-        }
+        self.shared.bells.ring_all();
     }
 }

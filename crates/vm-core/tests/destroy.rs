@@ -1,0 +1,79 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Two threads destroy one VM.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+mod common;
+
+use std::sync::{Mutex, mpsc};
+use std::thread;
+
+use common::{DESTROY, LIMIT, Machine, busy, spec};
+use vm_core::{Component, Emt, Outcome, Vm, VmError};
+use vm_state::State;
+
+/// Tells when it is taken down.
+struct Tells(mpsc::Sender<()>);
+
+impl Component for Tells {
+    fn name(&self) -> &'static str {
+        "tells"
+    }
+    fn init(&mut self, _: &mut Emt) -> Outcome {
+        Ok(())
+    }
+    fn term(&mut self, _: &mut Emt) {
+        self.0.send(()).unwrap();
+    }
+}
+
+#[test]
+fn a_second_destroy_is_refused_while_the_first_waits_for_an_emt() {
+    let machine = Machine::new(busy());
+    let (tell, taken_down) = mpsc::channel();
+    let mut parts = machine.parts();
+    parts.extra.push(Box::new(Tells(tell)));
+    let vm = Vm::create(spec(2), parts).unwrap();
+    vm.power_off().unwrap();
+    let (begin, begun) = mpsc::channel();
+    let (hold, held) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (go_on, goes_on) = mpsc::channel::<()>();
+    let goes_on = Mutex::new(goes_on);
+    // The first destroy goes no further than DESTROYING until EMT 1 is held.
+    let _watches = vm.observe(move |change| {
+        if change.new == State::Destroying {
+            begin.send(()).unwrap();
+            goes_on.lock().unwrap().recv().unwrap();
+        }
+    });
+    thread::scope(|scope| {
+        let first = scope.spawn(|| vm.destroy(DESTROY));
+        begun.recv().unwrap();
+        let vm = &vm;
+        scope.spawn(move || {
+            vm.on_emt(1, LIMIT, move |_| {
+                hold.send(()).unwrap();
+                released.recv().unwrap();
+            })
+        });
+        held.recv().unwrap();
+        go_on.send(()).unwrap();
+        taken_down.recv().unwrap();
+        let second = vm.destroy(DESTROY);
+        let (alive, state) = (vm.bells().live(1), vm.state());
+        release.send(()).unwrap();
+        assert!(
+            matches!(&second, Err(VmError::Refused { refused, .. })
+                if refused.actual() == State::Destroying),
+            "{second:?}"
+        );
+        assert!(alive, "EMT 1 was held");
+        assert_eq!(state, State::Destroying);
+        first.join().unwrap().unwrap();
+    });
+    assert_eq!(vm.state(), State::Terminated);
+}
