@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
-# environment variable: once, memory, echo, disk, disk-reboot, reboot, idle,
-# or (none) a shell.
+# environment variable: once, memory, echo, disk, disk-reboot, disk-sync,
+# reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -61,6 +61,15 @@ disk-reboot)
         sleep 1
         reboot -f
     fi
+    ;;
+disk-sync)
+    load_modules
+    n=0
+    while :; do
+        n=$((n + 1))
+        printf 'block %07d' $n | dd of=/dev/vda bs=512 seek=$n conv=fsync 2>/dev/null
+        echo "vmm: guest synced $n"
+    done
     ;;
 reboot)
     reboot -f

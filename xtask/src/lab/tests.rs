@@ -49,6 +49,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
         checks.push(disk(guest));
     }
     checks.push(disk_reboot());
+    checks.push(disk_killed());
     checks.push(two_cpus());
     checks.push(serial_input());
     checks.push(memory(lab_memory_mib));
@@ -223,6 +224,44 @@ fn disk_reboot() -> Check {
         ),
         status: 0,
         says: vec!["vmm: guest reads what it wrote before the reboot".into()],
+        lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
+        limit_s: BOOT_LIMIT_S,
+        quick: false,
+    }
+}
+
+/// Every block that the guest had synced when its machine was killed is in the image.
+fn disk_killed() -> Check {
+    let vmm = run("vmlinux-6.1", 1, "256M", "--disk disk.img", "disk-sync");
+    let vmm = vmm.replace("guest.cpio", "disk.cpio");
+    let script = format!(
+        "cat guest.cpio modules-6.1.cpio >disk.cpio
+         truncate -s 4M disk.img
+         {vmm} </dev/null >output 2>&1 &
+         for step in $(seq 1 800); do
+             grep -q 'guest synced 40' output && break
+             sleep 0.1
+         done
+         kill -KILL $!
+         wait $!
+         status=$?
+         cat output
+         last=$(sed -n 's/.*guest synced \\([0-9]*\\).*/\\1/p' output | tail -n 1)
+         found=0
+         for n in $(seq 1 $last); do
+             block=$(dd if=disk.img bs=512 skip=$n count=1 2>/dev/null | head -c 13)
+             [ \"$block\" = \"$(printf 'block %07d' $n)\" ] && found=$((found + 1))
+         done
+         [ ${{last:-0}} -ge 40 ] && [ $found -eq $last ] && echo 'every synced block is there'
+         exit $status"
+    );
+    Check {
+        name: "what a guest synced to a disk outlives a killed machine".into(),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script,
+        status: 137,
+        says: vec!["every synced block is there".into()],
         lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
         limit_s: BOOT_LIMIT_S,
         quick: false,
