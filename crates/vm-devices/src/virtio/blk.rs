@@ -113,8 +113,8 @@ pub(super) struct Disk {
     image: DiskImage,
     id: [u8; ID],
     buffer: Box<[u8]>,
-    /// Whether the last request that reached the host failed there: said once.
-    failing: bool,
+    /// Whether an error of the host has been logged.
+    said: bool,
 }
 
 impl Disk {
@@ -128,7 +128,7 @@ impl Disk {
             image,
             id: bytes,
             buffer: vec![0; BUFFER].into(),
-            failing: false,
+            said: false,
         }
     }
 
@@ -307,17 +307,12 @@ impl Disk {
         fallocate(&self.image.file, how, at, bytes)
     }
 
-    /// Says that the host began to fail, or ceased to.
-    fn note(&mut self, failed: Option<&io::Error>) {
-        let path = self.image.path().display();
-        match failed {
-            Some(error) if !self.failing => {
-                log::warn!(target: "device.virtio", "disk {path}: the guest is told of an I/O error: {error}");
-            }
-            None if self.failing => log::warn!(target: "device.virtio", "disk {path} works again"),
-            Some(_) | None => {}
+    /// Says that the host failed; once, since a guest can have it fail as often as it likes.
+    fn note(&mut self, error: &io::Error) {
+        if !std::mem::replace(&mut self.said, true) {
+            let path = self.image.path().display();
+            log::warn!(target: "device.virtio", "disk {path}: the guest is told of an I/O error: {error}");
         }
-        self.failing = failed.is_some();
     }
 }
 
@@ -331,13 +326,10 @@ impl Backend for Disk {
             self.act(request)
         };
         let (answer, written) = match done {
-            Ok(written) => {
-                self.note(None);
-                (Answer::Ok, written)
-            }
+            Ok(written) => (Answer::Ok, written),
             Err(Failure::Answer(answer)) => (answer, 0),
             Err(Failure::Host(error)) => {
-                self.note(Some(&error));
+                self.note(&error);
                 (Answer::IoError, 0)
             }
             Err(Failure::Stop(stop)) => return Err(stop),

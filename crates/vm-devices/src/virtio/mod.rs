@@ -212,6 +212,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What the thread may do becomes `to` if it is `from`: a thread that was told to end ends.
+    fn change(&self, from: Allowed, to: Allowed) {
+        let mut state = self.lock();
+        if state.allowed == from {
+            state.allowed = to;
+        }
+        drop(state);
+        self.work.notify_one();
+    }
+
     /// Waits for a request; `None`: it is time to end.
     fn next(&self) -> Option<Taken> {
         let mut state = self.lock();
@@ -371,13 +381,12 @@ impl Device for Virtio {
     }
 
     fn suspend(&self) -> Result<(), DeviceError> {
-        self.shared.lock().allowed = Allowed::Hold;
+        self.shared.change(Allowed::Run, Allowed::Hold);
         Ok(())
     }
 
     fn resume(&self) -> Result<(), DeviceError> {
-        self.shared.lock().allowed = Allowed::Run;
-        self.shared.work.notify_one();
+        self.shared.change(Allowed::Hold, Allowed::Run);
         Ok(())
     }
 

@@ -180,6 +180,8 @@ fn a_power_off_is_pending_until_the_thread_has_ended() {
     let stand = Stand::busy();
     stand.device.power_off().expect("begins to end");
     assert!(stand.device.is_pending());
+    stand.device.resume().expect("changes nothing");
+    assert!(stand.device.is_pending());
     assert_eq!(stand.finish(), Ok(()));
     stand.settles();
     stand.device.power_on().expect("a new thread");
