@@ -388,9 +388,15 @@ fn another_user_is_kept_out_by_the_mode_and_then_by_credentials() {
     }
     let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
     set(program.dir.path(), 0o755).unwrap();
-    // The other user may not reach where it was built.
+    // The other user may not reach where it was built. Copied by another process: a descriptor of
+    // ours that is open for writing could be inherited by what another test starts meanwhile, and
+    // then the copy could not be executed (ETXTBSY).
     let copy = program.dir.path().join("vmm");
-    fs::copy(env!("CARGO_BIN_EXE_vmm"), &copy).unwrap();
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_vmm"))
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
     let other = |op: &str| {
         Command::new(&copy)
             .args(["ctl", program.socket.to_str().unwrap(), op])
