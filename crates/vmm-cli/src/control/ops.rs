@@ -3,7 +3,6 @@
 
 //! What a request does to the VM. Runs on the client's own thread; holds nothing while it does.
 
-use std::error::Error;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -95,11 +94,6 @@ fn failed(error: &VmError) -> Failed {
         | VmError::Overtaken { .. }
         | VmError::Panicked { .. } => Kind::Failed,
     };
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        message.push_str(&format!(": {next}"));
-        cause = next.source();
-    }
-    Failed::new(kind, message)
+    let causes: Vec<String> = anyhow::Chain::new(error).map(ToString::to_string).collect();
+    Failed::new(kind, causes.join(": "))
 }
