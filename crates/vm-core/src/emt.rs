@@ -85,12 +85,10 @@ enum Deed {
 }
 
 impl Deed {
-    fn of(effect: Effect, on_reset: OnReset) -> Self {
-        match (effect, on_reset) {
-            (Effect::Reset(kind), OnReset::Reset) => Self::Reset(kind),
-            (Effect::Reset(_), OnReset::PowerOff) => Self::PowerOff(Ending::GuestReset),
-            (Effect::PowerOff, _) => Self::PowerOff(Ending::GuestPowerOff),
-            (Effect::DebugExit(value), _) => Self::PowerOff(Ending::DebugExit(value)),
+    fn reset(kind: ResetKind, on_reset: OnReset) -> Self {
+        match on_reset {
+            OnReset::Reset => Self::Reset(kind),
+            OnReset::PowerOff => Self::PowerOff(Ending::GuestReset),
         }
     }
 }
@@ -342,8 +340,16 @@ impl Emt {
         };
         if !self.io.is_empty() {
             let on_reset = self.shared.spec.on_reset;
-            self.deeds
-                .extend(self.io.take().into_iter().map(|e| Deed::of(e, on_reset)));
+            for effect in self.io.take() {
+                match effect {
+                    Effect::Reset(kind) => self.deeds.push_back(Deed::reset(kind, on_reset)),
+                    Effect::PowerOff => self.deeds.push_back(Deed::PowerOff(Ending::GuestPowerOff)),
+                    Effect::DebugExit(value) => self
+                        .deeds
+                        .push_back(Deed::PowerOff(Ending::DebugExit(value))),
+                    Effect::Error(error) => log::error!(target: "vm.error", "{error}"),
+                }
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vm_cpu::x86::Start;
 use vm_cpu::{Engine, GuestRam, Machine, MachineSpec, Msi, RamLayout};
-use vm_pdm::{BusBuilder, Buses, Devices, MsiSink, ResetKind, Waker};
+use vm_pdm::{BusBuilder, Buses, Devices, Link, MsiSink, Raiser, ResetKind, Waker};
 
 use crate::component::{Component, Outcome};
 use crate::emt::{Emt, EoiHandler, describe};
@@ -194,7 +194,10 @@ impl Component for BoardComponent {
             spec: emt.spec(),
         })?;
         let bells = Arc::clone(&emt.shared().bells);
-        built.devices.set_waker(&Waker::new(move || bells.ring(0)));
+        built.devices.connect(&Link {
+            waker: Waker::new(move || bells.ring(0)),
+            raiser: Raiser::new(|error| log::error!(target: "vm.error", "{error}")),
+        });
         emt.primary.devices = Some(built.devices);
         let buses = Arc::new(built.buses);
         let eoi = built.eoi;

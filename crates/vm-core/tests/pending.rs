@@ -16,7 +16,7 @@ use std::time::Duration;
 use common::{DESTROY, LIMIT, busy, spec, until};
 use vm_core::{Built, Parts, Vm, VmError, VmSpec};
 use vm_cpu::script::ScriptEngine;
-use vm_pdm::{BusBuilder, Device, DeviceError, Devices, ResetKind, Waker};
+use vm_pdm::{BusBuilder, Device, DeviceError, Devices, Link, ResetKind, Waker};
 use vm_state::{Cause, State, SuspendReason};
 
 /// Pending from a hook that it is told to be slow in, until it is finished from outside.
@@ -46,8 +46,8 @@ impl Device for Slow {
     fn name(&self) -> &'static str {
         "slow-disk"
     }
-    fn set_waker(&self, waker: Waker) {
-        *self.waker.lock().unwrap() = Some(waker);
+    fn connect(&self, link: &Link) {
+        *self.waker.lock().unwrap() = Some(link.waker.clone());
     }
     fn is_pending(&self) -> bool {
         self.pending.load(SeqCst)

@@ -37,7 +37,7 @@ use vm_cpu::IrqMode;
 use vm_cpu::script::{self, Script, ScriptEngine};
 use vm_emt::{Flow, Phase};
 use vm_pdm::{
-    BusBuilder, Device, DeviceError, Devices, Effect, IoCtx, IoHandler, ResetKind, Waker,
+    BusBuilder, Device, DeviceError, Devices, Effect, IoCtx, IoHandler, Link, ResetKind, Waker,
 };
 use vm_rendezvous::How;
 use vm_state::{ResumeReason, State, StateCell, SuspendReason, table};
@@ -174,8 +174,8 @@ impl Device for Disciplined {
         self.may_go_on();
         Ok(())
     }
-    fn set_waker(&self, waker: Waker) {
-        let _ = self.waker.set(waker);
+    fn connect(&self, link: &Link) {
+        let _ = self.waker.set(link.waker.clone());
     }
     fn is_pending(&self) -> bool {
         self.pending.load(SeqCst)

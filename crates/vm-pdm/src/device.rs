@@ -3,30 +3,7 @@
 
 //! A device's lifecycle hooks.
 
-use std::fmt;
-use std::sync::Arc;
-
-/// Tells the VM that a device which was pending is done. Clones tell the same VM. Any thread.
-#[derive(Clone)]
-pub struct Waker(Arc<dyn Fn() + Send + Sync>);
-
-impl Waker {
-    /// A waker that calls `wake`, which must not block.
-    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Arc::new(wake))
-    }
-
-    /// Has the VM look at [`Device::is_pending`] again.
-    pub fn wake(&self) {
-        (self.0)();
-    }
-}
-
-impl fmt::Debug for Waker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Waker")
-    }
-}
+use crate::Link;
 
 /// Which reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,8 +66,8 @@ pub trait Device: Send + Sync {
     fn reset(&self, _kind: ResetKind) -> Result<(), DeviceError> {
         Ok(())
     }
-    /// Given once, when the VM is built, to a device that can be pending.
-    fn set_waker(&self, _waker: Waker) {}
+    /// The way to the VM, given once when the VM is built; most devices need none.
+    fn connect(&self, _link: &Link) {}
     /// Whether the last `suspend`, `reset` or `power_off` is still under way.
     fn is_pending(&self) -> bool {
         false

@@ -8,7 +8,7 @@
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-use crate::{Device, DeviceError, ResetKind, Waker};
+use crate::{Device, DeviceError, Link, ResetKind};
 
 type Hook = fn(&dyn Device) -> Result<(), DeviceError>;
 
@@ -63,10 +63,10 @@ impl Devices {
         self.devices.iter().map(|d| d.name())
     }
 
-    /// Gives every device the way to say that it is done.
-    pub fn set_waker(&self, waker: &Waker) {
+    /// Gives every device the way to the VM.
+    pub fn connect(&self, link: &Link) {
         for device in &self.devices {
-            device.set_waker(waker.clone());
+            device.connect(link);
         }
     }
 

@@ -3,7 +3,7 @@
 
 //! What a guest access reaches.
 
-use crate::ResetKind;
+use crate::{ResetKind, RuntimeError};
 
 /// Something a device asks of the VM. The EMT collects effects, finishes the exit, and only then
 /// acts, so a vCPU never re-enters the guest before what its access asked for has happened.
@@ -15,6 +15,8 @@ pub enum Effect {
     PowerOff,
     /// The guest wrote to the debug-exit port: end the VM with this value.
     DebugExit(u32),
+    /// Something failed while the access was served.
+    Error(RuntimeError),
 }
 
 /// What a handler may ask of the VM while it serves an access.

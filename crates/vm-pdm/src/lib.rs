@@ -6,7 +6,9 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Device`] | what every device has: lifecycle hooks, called while all EMTs are gathered |
+//! | [`Link`] | what a device gets from its VM: a [`Waker`] and a [`Raiser`] |
 //! | [`Waker`] | how a device that had to wait says it is done |
+//! | [`Raiser`] | how a device reports a [`RuntimeError`]: its disk is full, its host end is gone |
 //! | [`Devices`] | the devices in order of construction: walks up in order, down in exact reverse |
 //! | [`IoHandler`] | what a device has at a port or address range, called by any EMT |
 //! | [`IoCtx`] | what a handler may ask of the VM: an [`Effect`], taken after the exit is settled |
@@ -44,14 +46,16 @@ mod device;
 mod devices;
 mod io;
 mod irq;
+mod link;
 mod mmio;
 mod pio;
 
 pub use builder::{BusBuilder, BusError};
 pub use bus::{Buses, Unassigned};
-pub use device::{Device, DeviceError, ResetKind, Waker};
+pub use device::{Device, DeviceError, ResetKind};
 pub use devices::Devices;
 pub use io::{Effect, IoCtx, IoHandler};
 pub use irq::{IrqChip, IrqLine, Level, MsiSink};
+pub use link::{Action, Link, Raiser, RuntimeError, Waker};
 pub use mmio::MmioBus;
 pub use pio::PioBus;

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use vm_memory::GuestMemoryMmap;
 use vm_pdm::{
-    BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, ResetKind, Waker,
+    BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, Link, ResetKind, Waker,
 };
 
 pub use image::{DiskAccess, DiskError, DiskImage};
@@ -357,8 +357,8 @@ impl Device for Virtio {
         &self.name
     }
 
-    fn set_waker(&self, waker: Waker) {
-        self.shared.lock().waker = Some(waker);
+    fn connect(&self, link: &Link) {
+        self.shared.lock().waker = Some(link.waker.clone());
     }
 
     fn power_on(&self) -> Result<(), DeviceError> {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
-use vm_pdm::{IrqChip, Level};
+use vm_pdm::{IrqChip, Level, Raiser};
 
 use super::*;
 
@@ -63,10 +63,13 @@ impl Stand {
         };
         let registers = Registers::new(Entropy::kind(), IrqLine::new(Arc::new(Nowhere), 5));
         let device = Virtio::new("slow", 0, ram.clone(), registers, Box::new(slow));
-        device.set_waker(Waker::new(move || {
-            // Nobody listens any more when the test is over.
-            let _ = woken.send(());
-        }));
+        device.connect(&Link {
+            waker: Waker::new(move || {
+                // Nobody listens any more when the test is over.
+                let _ = woken.send(());
+            }),
+            raiser: Raiser::new(|error| panic!("{error}")),
+        });
         device.power_on().expect("a thread");
         let this = Self {
             device,
