@@ -3,8 +3,10 @@
 
 //! An EMT's half of its doorbell: enter, park, clear.
 //!
-//! Invariant: only the EMT's own thread sets or clears IN_GUEST, PARKED and LIVE or clears PENDING;
-//! everybody else only sets PENDING. So each compare-and-swap here fails for one reason: a ring.
+//! Invariant: only the EMT's own thread sets or clears IN_GUEST, PARKED, DUE and LIVE or clears
+//! PENDING; everybody else only sets PENDING, and sets or clears HELD while it says PARKED. So the
+//! step into the guest or into sleep fails for one reason, a ring; and the step out of sleep for
+//! two, a ring and a hold.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -16,7 +18,7 @@ use crate::bells::{Bells, Slot, count};
 use crate::flow::Flow;
 use crate::futex::ANYONE;
 use crate::kick::Kick;
-use crate::word::{IN_GUEST, LIVE, PARKED, PENDING};
+use crate::word::{DUE, HELD, IN_GUEST, LIVE, PARKED, PENDING};
 
 /// Why a thread could not become an EMT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +130,8 @@ impl Bell {
     /// Sleeps until the bell is rung or `deadline` passes; at once if it is rung already. The ring
     /// stays pending: attend. Serves the suspended wait and the halted wait alike.
     ///
+    /// If it is [held](Bells::hold) there, it stays until it is let go, whatever its deadline.
+    ///
     /// # States
     /// Idle -> parked -> idle.
     pub fn park(&self, deadline: Option<Instant>) -> Woken {
@@ -145,19 +149,42 @@ impl Bell {
         if refused {
             return Woken::Rung;
         }
-        while slot.word.load() == LIVE | PARKED {
-            let in_time = slot.word.wait(LIVE | PARKED, ANYONE, deadline);
-            count(&slot.parks);
-            if !in_time {
-                break;
+        self.sleep(deadline)
+    }
+
+    /// From parked to idle: once there is a reason, and not while the EMT is held.
+    fn sleep(&self, mut deadline: Option<Instant>) -> Woken {
+        let slot = self.slot();
+        let mut late = false;
+        loop {
+            let word = slot.word.load();
+            let rung = word & PENDING != 0;
+            if (rung || late) && !self.holds_back(word) {
+                let idle = word & !(PARKED | DUE);
+                // It fails if a ring or a hold came between: the word decides, not the clock.
+                match (slot.word.compare_exchange(word, idle), rung) {
+                    (Ok(_), true) => return Woken::Rung,
+                    (Ok(_), false) => return Woken::Deadline,
+                    (Err(_), _) => {}
+                }
+            } else if late && word & (PENDING | DUE) == 0 {
+                // Held: whoever lets go learns that it owes a wake. Either way, look again.
+                let _changed = slot.word.compare_exchange(word, word | DUE);
+            } else {
+                if !slot.word.wait(word, ANYONE, deadline) {
+                    (late, deadline) = (true, None);
+                }
+                count(&slot.parks);
             }
         }
-        // A ring may still come between the deadline and here: the word decides, not the clock.
-        if slot.word.fetch_and(!PARKED) & PENDING != 0 {
-            Woken::Rung
-        } else {
-            Woken::Deadline
+    }
+
+    fn holds_back(&self, word: u32) -> bool {
+        #[cfg(any(loom, shuttle))]
+        if self.bells.fault() == crate::Fault::LeaveWhileHeld {
+            return false;
         }
+        word & HELD != 0
     }
 
     /// Clears the ring and says whether there was one. Clear first, then look at every source: what

@@ -4,7 +4,8 @@
 //! The doorbells of one VM: anybody's half.
 //!
 //! Invariant: whoever changes PENDING from clear to set while the word says IN_GUEST or PARKED owes
-//! the kick or the wake; every other ring owes nothing, because the EMT looks before it sleeps.
+//! the kick or the wake; every other ring owes nothing, because the EMT looks before it sleeps. While
+//! the word says HELD too, the wake is owed by whoever clears that.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -14,7 +15,7 @@ use crate::bell::{Bell, EnrollError};
 use crate::futex::{ANYONE, Futex};
 use crate::kick::Kick;
 use crate::sync::ME;
-use crate::word::{IN_GUEST, LEAVING, LIVE, PARKED, PENDING, Word};
+use crate::word::{DUE, HELD, IN_GUEST, LEAVING, LIVE, PARKED, PENDING, Word};
 
 /// Tells the VMs of one process apart; 0 is never given out.
 static NEXT_VM: AtomicU64 = AtomicU64::new(1);
@@ -170,7 +171,7 @@ impl Bells {
         if old & PENDING == 0 {
             if old & IN_GUEST != 0 {
                 slot.kick();
-            } else if old & PARKED != 0 {
+            } else if old & (PARKED | HELD) == PARKED {
                 #[cfg(any(loom, shuttle))]
                 if self.fault == crate::Fault::RingWithoutWake {
                     return Word(old);
@@ -186,6 +187,58 @@ impl Bells {
     pub fn ring_all(&self) {
         for v in 0..self.count() {
             self.ring(v);
+        }
+    }
+
+    /// Holds EMT `v` in its sleep, if it is parked and not rung: until [`let_go`](Self::let_go) its
+    /// [`park`](Bell::park) does not return. `false`: it is not held, because it is awake, in the
+    /// guest, waking, not enrolled, or held by somebody else; ring it and have it come.
+    ///
+    /// What the EMT did before it parked happens before this returns `true`, and what is done while
+    /// it is held happens before its `park` returns: whoever holds it may do what the EMT itself
+    /// must not see half done.
+    ///
+    /// # Thread
+    /// Any; one compare-and-swap, no system call. Whoever holds an EMT must let it go, soon, and must
+    /// not wait for what only that EMT can do.
+    ///
+    /// # States
+    /// Parked -> parked and held.
+    #[must_use = "an EMT that is held must be let go; one that is not must be rung"]
+    pub fn hold(&self, v: u32) -> bool {
+        let Some(slot) = self.slot(v) else {
+            return false;
+        };
+        #[cfg(any(loom, shuttle))]
+        if self.fault == crate::Fault::HoldWithoutCheck {
+            let parked = slot.word.load() == LIVE | PARKED;
+            if parked {
+                slot.word.fetch_or(HELD);
+            }
+            return parked;
+        }
+        let parked = LIVE | PARKED;
+        slot.word.compare_exchange(parked, parked | HELD).is_ok()
+    }
+
+    /// Lets EMT `v` go, which the caller [held](Self::hold). Wakes it if it was rung meanwhile or its
+    /// deadline passed; otherwise it sleeps on and never knows.
+    ///
+    /// # Thread
+    /// Any.
+    ///
+    /// # States
+    /// Parked and held -> parked.
+    pub fn let_go(&self, v: u32) {
+        let Some(slot) = self.slot(v) else { return };
+        let old = slot.word.fetch_and(!HELD);
+        if old & HELD != 0 && old & (PENDING | DUE) != 0 {
+            #[cfg(any(loom, shuttle))]
+            if self.fault == crate::Fault::LetGoWithoutWake {
+                return;
+            }
+            count(&slot.ringers.wakes);
+            slot.word.key().wake_one();
         }
     }
 

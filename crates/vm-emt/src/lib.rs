@@ -10,7 +10,7 @@
 //!
 //! | type | is |
 //! |---|---|
-//! | [`Bells`] | the doorbells of one VM: [`ring`](Bells::ring) from any thread |
+//! | [`Bells`] | the doorbells of one VM: [`ring`](Bells::ring) from any thread, [`hold`](Bells::hold) one that sleeps |
 //! | [`Bell`] | the EMT's half: [`enter`](Bell::enter), [`park`](Bell::park), [`clear`](Bell::clear) |
 //! | [`InGuest`] | proof that rings kick; dropped on the way out |
 //! | [`Kick`] | makes a vCPU leave the guest; a CPU backend implements it |
@@ -76,4 +76,10 @@ pub enum Fault {
     PublishAfterRing,
     /// An EMT looks at its sources, then clears its bell.
     ClearAfterLook,
+    /// Parking ends although the EMT is held.
+    LeaveWhileHeld,
+    /// An EMT is held by a look and a mark, between which it may leave.
+    HoldWithoutCheck,
+    /// An EMT that was rung while it was held is not woken when it is let go.
+    LetGoWithoutWake,
 }

@@ -16,6 +16,11 @@ pub(crate) const LIVE: u32 = 8;
 /// That thread has left and the watchers are being told; nobody may enroll before they know, or they
 /// would take the next EMT for the last.
 pub(crate) const LEAVING: u32 = 16;
+/// Somebody holds the EMT in its sleep: it does not leave PARKED until this is clear. A ring
+/// meanwhile wakes nobody; whoever lets go finds PENDING and owes the wake.
+pub(crate) const HELD: u32 = 32;
+/// The EMT's deadline passed while it was held: whoever lets go owes the wake for that too.
+pub(crate) const DUE: u32 = 64;
 
 /// Where an EMT is, as its doorbell word says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,6 +51,12 @@ impl Word {
         self.0 & LIVE != 0
     }
 
+    /// It is held in its sleep ([`Bells::hold`](crate::Bells::hold)).
+    #[must_use]
+    pub const fn held(self) -> bool {
+        self.0 & HELD != 0
+    }
+
     /// Where the EMT is.
     #[must_use]
     pub const fn phase(self) -> Phase {
@@ -74,6 +85,7 @@ impl fmt::Display for Word {
         f.write_str(match self.phase() {
             Phase::Idle => "awake",
             Phase::InGuest => "in the guest",
+            Phase::Parked if self.held() => "parked and held there",
             Phase::Parked => "parked",
         })?;
         f.write_str(if self.pending() {

@@ -328,3 +328,80 @@ fn what_many_threads_publish_and_ring_for_is_all_seen_by_an_emt_that_parks() {
         assert_eq!(emt.join().unwrap(), 4 * RINGS);
     });
 }
+
+/// Has EMT 0 park until `deadline` while `act` runs; answers why it woke.
+fn parked(bells: &Arc<Bells>, deadline: Option<Instant>, act: impl FnOnce()) -> Woken {
+    thread::scope(|scope| {
+        let emt = scope.spawn(|| {
+            let bell = bells.enroll(0).unwrap();
+            bell.clear();
+            bell.park(deadline)
+        });
+        until_parked(bells, 0);
+        act();
+        emt.join().unwrap()
+    })
+}
+
+#[test]
+fn an_emt_that_is_held_and_let_go_sleeps_on() {
+    let bells = Bells::new(1);
+    let woken = parked(&bells, None, || {
+        assert!(bells.hold(0));
+        assert!(!bells.hold(0), "it is held already");
+        assert!(bells.word(0).held());
+        bells.let_go(0);
+        assert!(!bells.word(0).held());
+        assert_eq!(bells.counts(0).wakes, 0);
+        bells.ring(0);
+    });
+    assert_eq!((woken, bells.counts(0).wakes), (Woken::Rung, 1));
+}
+
+#[test]
+fn a_ring_reaches_an_emt_that_is_held_when_it_is_let_go() {
+    let bells = Bells::new(1);
+    let woken = parked(&bells, None, || {
+        assert!(bells.hold(0));
+        bells.ring(0);
+        bells.ring(0);
+        assert_eq!(bells.counts(0).wakes, 0);
+        assert_eq!(bells.word(0).phase(), Phase::Parked);
+        bells.let_go(0);
+    });
+    assert_eq!((woken, bells.counts(0).wakes), (Woken::Rung, 1));
+}
+
+#[test]
+fn a_deadline_that_passes_while_an_emt_is_held_counts_when_it_is_let_go() {
+    let bells = Bells::new(1);
+    let soon = Instant::now() + Duration::from_millis(50);
+    let mut held = false;
+    let woken = parked(&bells, Some(soon), || {
+        held = bells.hold(0); // not on a machine that took 50 ms to get here
+        if held {
+            while bells.counts(0).parks == 0 {
+                thread::yield_now(); // it comes out of the kernel, and stays
+            }
+            assert_eq!(bells.word(0).phase(), Phase::Parked);
+            bells.let_go(0);
+        }
+    });
+    assert_eq!(woken, Woken::Deadline);
+    assert_eq!(bells.word(0).phase(), Phase::Idle);
+}
+
+#[test]
+fn only_an_emt_that_is_parked_and_not_rung_can_be_held() {
+    let (bells, bell) = lone();
+    assert!(!bells.hold(0), "awake");
+    bell.install_kick(Arc::new(CountingKick::default()));
+    let inside = bell.enter();
+    assert!(!bells.hold(0), "in the guest");
+    drop(inside);
+    drop(bell);
+    assert!(!bells.hold(0), "not enrolled");
+    assert!(!bells.hold(1), "no such vCPU");
+    bells.let_go(0);
+    bells.let_go(1);
+}

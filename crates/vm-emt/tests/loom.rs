@@ -23,6 +23,11 @@ fn check(model: impl Fn() + Sync + Send + 'static) {
 /// The model must end in a deadlock: a broken variant that passes is a model that sees nothing. It
 /// runs in a process of its own, since the EMTs of a deadlocked model cannot be unwound.
 fn caught(test: &str, model: impl Fn() + Sync + Send + 'static) {
+    caught_by("deadlock", test, model);
+}
+
+/// [`caught`], by what the model says then.
+fn caught_by(saying: &str, test: &str, model: impl Fn() + Sync + Send + 'static) {
     if std::env::var_os("BROKEN_VARIANT").is_some() {
         return check(model);
     }
@@ -34,7 +39,7 @@ fn caught(test: &str, model: impl Fn() + Sync + Send + 'static) {
     let says = [child.stdout, child.stderr].concat();
     assert!(!child.status.success(), "the model missed the mistake");
     assert!(
-        String::from_utf8_lossy(&says).contains("deadlock"),
+        String::from_utf8_lossy(&says).contains(saying),
         "it failed for another reason"
     );
 }
@@ -184,6 +189,94 @@ fn an_emt_that_enters_the_guest_is_kicked_out_for_what_one_source_published() {
 #[test]
 fn an_emt_that_enters_the_guest_is_kicked_out_for_what_two_sources_published() {
     check(|| guest(2));
+}
+
+/// An EMT that parks until a source has published, beside one that holds it when it can. While it is
+/// held it does not get out of its sleep, and the ring that comes meanwhile is not lost.
+fn holding(fault: Fault) {
+    let bells = Bells::broken(1, fault);
+    let published = Arc::new(AtomicUsize::new(0));
+    let awake = Arc::new(AtomicBool::new(true));
+    let bell = bells.enroll(0).unwrap();
+    let ringer = thread::spawn({
+        let (bells, published) = (bells.clone(), published.clone());
+        move || publish(&bells, &published, fault)
+    });
+    let holder = thread::spawn({
+        let (bells, awake) = (bells.clone(), awake.clone());
+        move || {
+            if bells.hold(0) {
+                let running = awake.load(SeqCst);
+                bells.let_go(0);
+                assert!(!running, "held and awake");
+            }
+        }
+    });
+    loop {
+        bell.clear();
+        if published.load(SeqCst) == 1 {
+            break;
+        }
+        awake.store(false, SeqCst);
+        bell.park(None);
+        awake.store(true, SeqCst);
+    }
+    ringer.join().unwrap();
+    holder.join().unwrap();
+}
+
+#[test]
+fn an_emt_that_is_held_stays_asleep_and_loses_no_ring() {
+    check(|| holding(Fault::None));
+}
+
+#[test]
+fn an_emt_that_leaves_while_it_is_held_is_caught() {
+    caught_by(
+        "held and awake",
+        "an_emt_that_leaves_while_it_is_held_is_caught",
+        || holding(Fault::LeaveWhileHeld),
+    );
+}
+
+#[test]
+fn holding_an_emt_that_is_no_longer_parked_is_caught() {
+    caught_by(
+        "held and awake",
+        "holding_an_emt_that_is_no_longer_parked_is_caught",
+        || holding(Fault::HoldWithoutCheck),
+    );
+}
+
+#[test]
+fn letting_go_without_the_wake_that_is_owed_is_caught() {
+    caught("letting_go_without_the_wake_that_is_owed_is_caught", || {
+        holding(Fault::LetGoWithoutWake)
+    });
+}
+
+/// The deadline has passed, and nobody will ring: letting go has to be enough.
+#[test]
+fn an_emt_whose_deadline_passes_while_it_is_held_wakes_when_it_is_let_go() {
+    check(|| {
+        let bells = Bells::new(1);
+        let bell = bells.enroll(0).unwrap();
+        bell.clear();
+        let awake = Arc::new(AtomicBool::new(false));
+        let holder = thread::spawn({
+            let (bells, awake) = (bells.clone(), awake.clone());
+            move || {
+                if bells.hold(0) {
+                    let running = awake.load(SeqCst);
+                    bells.let_go(0);
+                    assert!(!running, "held and awake");
+                }
+            }
+        });
+        bell.park(Some(std::time::Instant::now()));
+        awake.store(true, SeqCst);
+        holder.join().unwrap();
+    });
 }
 
 #[derive(Debug)]
