@@ -48,9 +48,8 @@ enum Task {
     Lab(lab::Verb),
     /// Boot Debian's kernel under vmm, on this host or in the lab
     Linux(linux::Args),
-    /// What takes too long for every change
-    #[command(subcommand)]
-    Proof(proof::Verb),
+    /// What takes too long for every change; without a verb, what there is
+    Proof(proof::Args),
 }
 
 fn main() -> ExitCode {
@@ -61,7 +60,7 @@ fn main() -> ExitCode {
         Task::Conformance(args) => conformance::main(&args),
         Task::Lab(verb) => lab::main(verb),
         Task::Linux(args) => linux::main(&args),
-        Task::Proof(verb) => proof::main(&verb),
+        Task::Proof(args) => proof::main(&args),
     };
     match done {
         Ok(status) => ExitCode::from(status),

@@ -185,7 +185,8 @@ fn models(tool: &str) -> Result<String> {
     Ok(format!("models of: {}", names.join(", ")))
 }
 
-fn models_for(tool: &str) -> Result<Vec<(String, String)>> {
+/// Which crates have models for `tool`, and the test programs these are.
+pub(crate) fn models_for(tool: &str) -> Result<Vec<(String, String)>> {
     let mut models = Vec::new();
     for entry in std::fs::read_dir(workspace::root().join("crates"))? {
         let dir = entry?.path();

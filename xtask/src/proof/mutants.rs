@@ -15,17 +15,22 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 use serde_json::Value;
 
+use super::Extent;
+use super::report::{Failure, Found};
 use crate::workspace;
 
 /// The crates whose threads meet: a mistake there shows late and far away.
 const CRATES: [&str; 4] = ["vm-state", "vm-emt", "vm-req", "vm-rendezvous"];
 const EXPLANATIONS: &str = "docs/mutation.md";
 const INSTALL: &str = "cargo-mutants is missing: `cargo install cargo-mutants --locked`";
+/// Those of a slice: a file that can be judged in minutes.
+const SLICE: (&str, &str) = ("vm-state", "observer.rs");
 /// For all mutants of one crate: a thousand times what one takes.
 const LIMIT: Duration = Duration::from_secs(6 * 60 * 60);
 
-#[derive(Debug, ClapArgs)]
-pub(crate) struct Args {
+#[derive(Clone, Debug, ClapArgs)]
+#[command(next_help_heading = "Of mutants")]
+pub(crate) struct Choice {
     /// Only these crates (all: vm-state, vm-emt, vm-req, vm-rendezvous)
     #[arg(long = "package", value_name = "CRATE", value_parser = CRATES)]
     packages: Vec<String>,
@@ -62,34 +67,70 @@ struct Row {
     unexplained: Vec<String>,
 }
 
-/// Runs the crates one after the other; status 1 if a survivor is not explained.
-pub(crate) fn main(args: &Args) -> Result<u8> {
+impl Row {
+    /// For the one line of the result.
+    fn summary(&self) -> String {
+        let all = self.tests.mutants();
+        let left = self.models.missed.len();
+        format!("{all} mutants of {}, {left} of which live", self.package)
+    }
+}
+
+impl Outcomes {
+    fn mutants(&self) -> usize {
+        self.caught + self.timeouts + self.unviable + self.missed.len()
+    }
+}
+
+/// Runs the crates one after the other; a survivor that is not explained is a failure.
+pub(super) fn run(args: &Choice, extent: &Extent) -> Result<Found> {
     let mut ask = workspace::cargo();
     workspace::run(ask.args(["mutants", "--version"])).context(INSTALL)?;
+    let mut args = args.clone();
+    if extent.quick && args.packages.is_empty() && args.files.is_empty() {
+        args.packages.push(SLICE.0.to_owned());
+        args.files.push(SLICE.1.to_owned());
+    }
     let explained = explained(&workspace::root().join(EXPLANATIONS))?;
     let mut rows = Vec::new();
-    for package in CRATES {
+    for package in CRATES.iter().filter(|package| extent.wants(package)) {
         if args.packages.is_empty() || args.packages.iter().any(|wanted| wanted == package) {
-            rows.push(judge(package, args, &explained)?);
+            rows.push(judge(package, &args, &explained)?);
         }
     }
-    print!("{}", table(&rows));
-    let unexplained: Vec<_> = rows.iter().flat_map(|row| &row.unexplained).collect();
-    for name in &unexplained {
-        println!("not noticed and not explained in {EXPLANATIONS}: {name}");
+    eprint!("{}", table(&rows));
+    let unexplained = rows.iter().flat_map(|row| &row.unexplained);
+    Ok(Found {
+        what: rows.iter().map(Row::summary).collect(),
+        failures: unexplained.map(|name| survivor(name)).collect(),
+        ..Found::default()
+    })
+}
+
+fn survivor(name: &str) -> Failure {
+    let (file, _) = name.split_once(':').unwrap_or((name, ""));
+    let file = file.rsplit('/').next().unwrap_or(file);
+    Failure {
+        what: format!("not noticed and not explained in {EXPLANATIONS}: {name}"),
+        replay: format!("cargo xtask proof mutants --file {file}"),
     }
-    Ok(u8::from(!unexplained.is_empty()))
 }
 
 /// One crate's mutants, before its tests and then, as far as these miss them, before its models.
-fn judge(package: &str, args: &Args, explained: &[String]) -> Result<Row> {
-    println!("{package}: tests");
+fn judge(package: &str, args: &Choice, explained: &[String]) -> Result<Row> {
+    eprintln!(
+        "mutants: {package}: before the tests; {}/mutants.out/ grows",
+        output(package, Judge::Tests).display()
+    );
     let mut run = mutants(package, args, Judge::Tests);
     run.args(args.files.iter().flat_map(|file| ["--file", file]));
     let tests = outcomes(run, package, Judge::Tests, |_| true)?;
     let mut models = Outcomes::default();
     if !tests.missed.is_empty() {
-        println!("{package}: models of the {} missed", tests.missed.len());
+        eprintln!(
+            "mutants: {package}: {} missed, before the models",
+            tests.missed.len()
+        );
         let mut run = mutants(package, args, Judge::Models);
         for name in &tests.missed {
             run.arg("--re").arg(format!("^{}$", escaped(name)));
@@ -119,7 +160,7 @@ fn output(package: &str, judge: Judge) -> PathBuf {
 }
 
 /// The command, short of which mutants. Debug information would only cost time.
-fn mutants(package: &str, args: &Args, judge: Judge) -> Command {
+fn mutants(package: &str, args: &Choice, judge: Judge) -> Command {
     let mut run = workspace::cargo();
     run.env_remove("CARGO_TARGET_DIR")
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
@@ -246,7 +287,7 @@ fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let (tests, models) = (&row.tests, &row.models);
-        let mutants = tests.caught + tests.timeouts + tests.unviable + tests.missed.len();
+        let mutants = tests.mutants();
         text.push_str(&format!(
             "| {} | {mutants} | {} | {} | {} | {} | {} |\n",
             row.package,
