@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use vm_devices::{DiskAccess, DiskImage, Virtio};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_devices::{DiskAccess, DiskImage, GuestRam, Virtio};
+use vm_memory::{Bytes, GuestAddress};
 use vm_pdm::{Device, IoCtx, IoHandler, IrqChip, IrqLine, Level};
 
 const RAM: u64 = 1 << 20;
@@ -28,7 +28,7 @@ impl IrqChip for Nowhere {
 
 struct Guest {
     device: Arc<Virtio>,
-    ram: GuestMemoryMmap<()>,
+    ram: GuestRam,
 }
 
 impl Guest {
@@ -98,7 +98,7 @@ impl Guest {
 
 fuzz_target!(|data: &[u8]| {
     let size = usize::try_from(RAM).expect("1 MiB");
-    let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).expect("1 MiB of guest memory");
+    let ram = GuestRam::from_ranges(&[(GuestAddress(0), size)]).expect("1 MiB of guest memory");
     let file = tempfile::NamedTempFile::new().expect("a scratch file");
     file.as_file().set_len(4096).expect("4 KiB");
     let image = DiskImage::open(file.path(), DiskAccess::ReadWrite).expect("an image");

@@ -9,6 +9,7 @@
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_cpu::{CpuError, GuestRam};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::errno::host_error;
@@ -22,7 +23,7 @@ pub(crate) fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), CpuError> {
     Ok(())
 }
 
-fn set_slot(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), CpuError> {
+fn set_slot<B: Bitmap>(vm: &VmFd, slot: u32, region: &GuestRegionMmap<B>) -> Result<(), CpuError> {
     let slot = kvm_userspace_memory_region {
         slot,
         flags: 0,

@@ -3,12 +3,15 @@
 
 //! Guest memory and where it lies.
 
+use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::CpuError;
 
-/// Guest memory: one type for every crate.
-pub type GuestRam = GuestMemoryMmap<()>;
+/// Guest memory: one type for every crate. Every write through it, a device's or a loader's, marks the
+/// pages it touches in a bitmap beside each region; what a vCPU writes, its engine tracks. Clones are
+/// the same memory and the same bitmap.
+pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
 
 /// Where guest memory lies: below the 32-bit hole, and the rest above 4 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,7 @@
 //! | [`I8042`] | the keyboard controller's reset command, nothing else |
 //! | [`AcpiPm`] | sleep control, sleep status and reset registers |
 //! | [`Virtio`] | a virtio-mmio device with a thread of its own: a disk, or a source of entropy |
+//! | [`GuestRam`] | the guest memory that they read and write, which tells what they wrote |
 //! | [`DiskImage`], [`DiskAccess`], [`DiskError`] | the file behind a disk, opened and checked |
 //! | [`DebugExit`], [`PostPort`] | a guest ends the VM with a value; a guest tells how far it got |
 //!
@@ -48,4 +49,4 @@ pub use i8042::I8042;
 pub use ioapic::IoApic;
 pub use post::PostPort;
 pub use serial::{Serial, SerialInput, SerialSpec};
-pub use virtio::{DiskAccess, DiskError, DiskImage, Virtio};
+pub use virtio::{DiskAccess, DiskError, DiskImage, GuestRam, Virtio};

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_devices::{DiskAccess, DiskImage, Virtio};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_devices::{DiskAccess, DiskImage, GuestRam, Virtio};
+use vm_memory::GuestAddress;
 use vm_pdm::{Device, IrqChip, IrqLine, Level};
 
 struct Nowhere;
@@ -26,7 +26,7 @@ fn entries(directory: &str) -> usize {
 fn power_cycles_of_disks_leave_no_thread_and_no_descriptor() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(4096).unwrap();
-    let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
+    let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
     let count = || (entries("/proc/self/task"), entries("/proc/self/fd"));
     let before = count();
     for _ in 0..50 {

@@ -29,6 +29,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use vm_memory::GuestMemoryMmap;
+use vm_memory::bitmap::AtomicBitmap;
 use vm_pdm::{
     BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, Link, ResetKind, Waker,
 };
@@ -43,6 +44,10 @@ use rng::Entropy;
 /// How long power-on and drop wait for a thread that was told to end: it may be in I/O of the host.
 const END_LIMIT: Duration = Duration::from_secs(2);
 
+/// Guest memory: every write of a device marks the pages it touches in the bitmap beside each region.
+/// `vm_cpu::GuestRam` is the same type.
+pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
+
 /// A virtio device at an address, with a thread of its own, `io-NAME`, from power-on to power-off.
 ///
 /// The guest has to be told where it is; nothing is found by probing.
@@ -55,7 +60,7 @@ pub struct Virtio {
 
 /// What EMTs and the thread share.
 struct Shared {
-    ram: GuestMemoryMmap<()>,
+    ram: GuestRam,
     state: Mutex<State>,
     /// For the thread: there is work, a release, or the end.
     work: Condvar,
@@ -123,7 +128,7 @@ impl Virtio {
         name: &str,
         address: u64,
         irq: IrqLine,
-        ram: GuestMemoryMmap<()>,
+        ram: GuestRam,
         image: DiskImage,
     ) -> Arc<Self> {
         let disk = Disk::new(image, name);
@@ -132,7 +137,7 @@ impl Virtio {
     }
 
     /// A source of entropy.
-    pub fn entropy(name: &str, address: u64, irq: IrqLine, ram: GuestMemoryMmap<()>) -> Arc<Self> {
+    pub fn entropy(name: &str, address: u64, irq: IrqLine, ram: GuestRam) -> Arc<Self> {
         let registers = Registers::new(Entropy::kind(), irq);
         Self::new(name, address, ram, registers, Box::new(Entropy))
     }
@@ -140,7 +145,7 @@ impl Virtio {
     fn new(
         name: &str,
         address: u64,
-        ram: GuestMemoryMmap<()>,
+        ram: GuestRam,
         registers: Registers,
         backend: Box<dyn Backend>,
     ) -> Arc<Self> {

@@ -15,7 +15,8 @@
 
 use vm_pdm::IrqLine;
 
-use super::ring::{Broken, Chain, F_EVENT_IDX, QUEUE_MAX, Ram, Ring};
+use super::ring::{Broken, Chain, F_EVENT_IDX, QUEUE_MAX, Ring};
+use crate::GuestRam as Ram;
 
 const MAGIC: u32 = 0x7472_6976;
 const VERSION: u32 = 2;

@@ -8,10 +8,9 @@
 //! not looked at here: every access to guest memory checks that anew.
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
+use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
-/// Guest memory.
-pub(super) type Ram = GuestMemoryMmap<()>;
+use crate::GuestRam as Ram;
 
 /// Entries of a queue, at most.
 pub(super) const QUEUE_MAX: u16 = 256;

@@ -43,7 +43,7 @@ impl Backend for Slow {
 
 struct Stand {
     device: Arc<Virtio>,
-    ram: GuestMemoryMmap<()>,
+    ram: GuestRam,
     begun: Receiver<()>,
     go: Sender<()>,
     ended: Receiver<Result<(), Stop>>,
@@ -53,7 +53,7 @@ struct Stand {
 impl Stand {
     /// A device in the middle of a request.
     fn busy() -> Self {
-        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x10000)]).expect("memory");
         let ((begun, begun_rx), (go, go_rx)) = (channel(), channel());
         let ((ended, ended_rx), (woken, woken_rx)) = (channel(), channel());
         let slow = Slow {

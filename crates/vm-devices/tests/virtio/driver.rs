@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use vm_devices::{DiskAccess, DiskImage, Virtio};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_devices::{DiskAccess, DiskImage, GuestRam, Virtio};
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vm_pdm::{BusBuilder, Buses, Device, IoCtx, IrqChip, IrqLine, Level};
 
 pub(crate) const ADDRESS: u64 = 0xd000_0000;
@@ -50,12 +51,14 @@ impl IrqChip for Edges {
 
 pub(crate) struct Driver {
     pub(crate) device: Arc<Virtio>,
-    pub(crate) ram: GuestMemoryMmap<()>,
+    pub(crate) ram: GuestRam,
     bus: Buses,
     interrupts: Receiver<()>,
     available: u16,
     used: u16,
     files: TempDir,
+    /// Called when a request lies in memory and the device does not know of it yet.
+    pub(crate) before_ask: Option<fn(&Driver)>,
 }
 
 impl Driver {
@@ -75,8 +78,8 @@ impl Driver {
         Self::new(files, |irq, ram| Virtio::entropy("rng0", ADDRESS, irq, ram))
     }
 
-    fn new(files: TempDir, make: impl FnOnce(IrqLine, GuestMemoryMmap<()>) -> Arc<Virtio>) -> Self {
-        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), usize::try_from(RAM).unwrap())]);
+    fn new(files: TempDir, make: impl FnOnce(IrqLine, GuestRam) -> Arc<Virtio>) -> Self {
+        let ram = GuestRam::from_ranges(&[(GuestAddress(0), usize::try_from(RAM).unwrap())]);
         let ram = ram.unwrap();
         let (edges, interrupts) = channel();
         let irq = IrqLine::new(Arc::new(Edges(Mutex::new(edges))), 5);
@@ -92,6 +95,7 @@ impl Driver {
             available: 0,
             used: 0,
             files,
+            before_ask: None,
         }
     }
 
@@ -180,6 +184,9 @@ impl Driver {
         // Wants an interrupt for the next used one.
         let event = AVAILABLE + 4 + 2 * u64::from(QUEUE);
         self.ram.write_obj(self.used, GuestAddress(event)).unwrap();
+        if let Some(before) = self.before_ask {
+            before(self);
+        }
         self.write(0x50, 0);
     }
 
@@ -241,6 +248,22 @@ impl Driver {
 
     pub(crate) fn set_data(&self, data: &[u8]) {
         self.ram.write_slice(data, GuestAddress(DATA)).unwrap();
+    }
+
+    /// Has no page marked.
+    pub(crate) fn clean(&self) {
+        for region in self.ram.iter() {
+            region.get_mmap().bitmap().reset();
+        }
+    }
+
+    /// The pages that are marked, ascending.
+    pub(crate) fn dirty(&self) -> Vec<u64> {
+        let region = self.ram.find_region(GuestAddress(0)).unwrap();
+        (0..RAM)
+            .step_by(4096)
+            .filter(|at| region.bitmap().dirty_at(usize::try_from(*at).unwrap()))
+            .collect()
     }
 
     /// Waits until the device has given up on its queue.
