@@ -9,22 +9,29 @@
 //! write (5.2.6.2).
 //!
 //! # Errors
-//! What the host refuses (EIO, ENOSPC, and so on), and what lies outside the disk, is answered with
-//! IOERR; a request that is not known, or that the file system cannot do, with UNSUPP.
+//! What the host refuses (EIO, and so on), and what lies outside the disk, is answered with IOERR; a
+//! request that is not known, or that the file system cannot do, with UNSUPP.
+//!
+//! # A full host
+//! When the host has no room (ENOSPC, EDQUOT) the guest did nothing wrong and somebody can make room,
+//! so the request is not answered: `DiskFull` is raised, and it is served anew, as a whole, after the
+//! next resume. What of it was done before is done again, to the same effect. A file system that
+//! reserves room when a write is taken says so at the write; one that finds out later says so at the
+//! flush, and whether it still has what it could not place is known to it alone.
 //!
 //! # Discard
 //! A discard punches a hole. Zeroes are a hole if the driver allows one, else a zeroed range;
 //! where the file system has neither, zeroes are written. Memory per disk: one buffer of [`BUFFER`].
 
 use std::io;
-use std::os::unix::fs::FileExt;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::image::{DiskAccess, DiskImage, SECTOR};
+use super::medium::is_full;
 use super::registers::Kind;
-use super::request::{Backend, Request, Stop};
+use super::request::{Backend, Refusal, Request, Stop};
 use super::ring::CHAIN_MAX;
 
 const F_SIZE_MAX: u64 = 1 << 1;
@@ -88,7 +95,7 @@ enum Failure {
 impl From<Stop> for Failure {
     fn from(stop: Stop) -> Self {
         match stop {
-            Stop::Reset => Self::Stop(stop),
+            Stop::Reset | Stop::Refused(_) => Self::Stop(stop),
             // Data in memory that there is not; the answer itself may still find its place.
             Stop::Fault => Self::Answer(Answer::IoError),
         }
@@ -210,7 +217,7 @@ impl Disk {
         let from = self.place(sector, bytes)?;
         for (at, length) in pieces(bytes) {
             let piece = &mut self.buffer[..length];
-            self.image.file.read_exact_at(piece, from + at)?;
+            self.image.file.read(piece, from + at)?;
             request.write(at, piece)?;
         }
         Ok(())
@@ -222,14 +229,14 @@ impl Disk {
         for (at, length) in pieces(bytes) {
             let piece = &mut self.buffer[..length];
             request.read(HEADER + at, piece)?;
-            self.image.file.write_all_at(piece, to + at)?;
+            self.image.file.write(piece, to + at)?;
         }
         self.write_through(request)
     }
 
     fn flush(&self) -> Result<(), Failure> {
         match self.image.access {
-            DiskAccess::ReadWrite => Ok(self.image.file.sync_data()?),
+            DiskAccess::ReadWrite => Ok(self.image.file.sync()?),
             DiskAccess::ReadOnly => Ok(()),
         }
     }
@@ -287,14 +294,14 @@ impl Disk {
             self.punch(at, bytes)
         } else {
             let how = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
-            fallocate(&self.image.file, how, at, bytes)
+            self.image.file.allocate(how, at, bytes)
         };
         match done {
             Err(Errno::OPNOTSUPP) => {
                 self.buffer.fill(0);
                 for (offset, length) in pieces(bytes) {
                     let piece = &self.buffer[..length];
-                    self.image.file.write_all_at(piece, at + offset)?;
+                    self.image.file.write(piece, at + offset)?;
                 }
                 Ok(())
             }
@@ -304,7 +311,20 @@ impl Disk {
 
     fn punch(&self, at: u64, bytes: u64) -> Result<(), Errno> {
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        fallocate(&self.image.file, how, at, bytes)
+        self.image.file.allocate(how, at, bytes)
+    }
+
+    /// Why the host has no room.
+    fn refusal(&self, error: &io::Error) -> Refusal {
+        let path = self.image.path().display();
+        let free = match self.image.file.free_bytes() {
+            Some(bytes) => format!("{bytes} bytes are free on its file system"),
+            None => "how much is free is not known".to_owned(),
+        };
+        Refusal {
+            id: "DiskFull",
+            message: format!("{path}: {error}, {free}: make space, then resume"),
+        }
     }
 
     /// Says that the host failed; once, since a guest can have it fail as often as it likes.
@@ -328,6 +348,9 @@ impl Backend for Disk {
         let (answer, written) = match done {
             Ok(written) => (Answer::Ok, written),
             Err(Failure::Answer(answer)) => (answer, 0),
+            Err(Failure::Host(error)) if is_full(&error) && request.can_wait() => {
+                return Err(Stop::Refused(self.refusal(&error)));
+            }
             Err(Failure::Host(error)) => {
                 self.note(&error);
                 (Answer::IoError, 0)

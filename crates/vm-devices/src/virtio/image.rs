@@ -3,10 +3,12 @@
 
 //! A disk image: a file or block device of the host, opened and checked before a VM starts.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+
+use super::medium::Medium;
 
 /// Bytes of a sector, the unit of a disk's size (virtio 1.2, 5.2).
 pub(super) const SECTOR: u64 = 512;
@@ -62,7 +64,7 @@ pub enum DiskError {
 /// dropped.
 #[derive(Debug)]
 pub struct DiskImage {
-    pub(super) file: File,
+    pub(super) file: Box<dyn Medium>,
     pub(super) sectors: u64,
     pub(super) access: DiskAccess,
     path: PathBuf,
@@ -115,11 +117,22 @@ impl DiskImage {
             });
         }
         Ok(Self {
-            file,
+            file: Box::new(file),
             sectors: bytes / SECTOR,
             access,
             path: path.to_owned(),
         })
+    }
+
+    /// An image that is `file`.
+    #[cfg(test)]
+    pub(super) fn of(file: Box<dyn Medium>, path: &Path, sectors: u64) -> Self {
+        Self {
+            file,
+            sectors,
+            access: DiskAccess::ReadWrite,
+            path: path.to_owned(),
+        }
     }
 
     /// Its size in sectors of 512 bytes.

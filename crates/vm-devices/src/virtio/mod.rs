@@ -15,31 +15,42 @@
 //! Suspend and reset end at once for the guest's side; the device is pending while its thread still
 //! is in a request. After a suspend that request is completed, then the device changes nothing until
 //! resume. After a reset it is dropped: see [`request`].
+//!
+//! # Refused by the host
+//! A request that the host cannot serve now (its disk is full) stays in the device, neither lost nor
+//! answered, and those behind it in their queues. The error is raised while the request still is
+//! under way, so that the suspend it causes ends after the request was put aside, and every resume
+//! comes later still. Meanwhile nothing is under way and the device is not pending. A resume has it
+//! served anew, once; a reset or a power-off drops it.
 
 mod blk;
 mod image;
+mod medium;
 mod registers;
 mod request;
 mod ring;
 mod rng;
+mod shared;
+mod worker;
 
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use vm_memory::GuestMemoryMmap;
 use vm_memory::bitmap::AtomicBitmap;
 use vm_pdm::{
-    BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, Link, ResetKind, Waker,
+    BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, Link, ResetKind,
 };
 
 pub use image::{DiskAccess, DiskError, DiskImage};
 
 use blk::Disk;
-use registers::{Registers, Taken};
-use request::{Backend, Request, Stop};
+use registers::Registers;
+use request::Backend;
 use rng::Entropy;
+use shared::{Allowed, Shared, State, Thread};
+use worker::Worker;
 
 /// How long power-on and drop wait for a thread that was told to end: it may be in I/O of the host.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -52,70 +63,17 @@ pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
 ///
 /// The guest has to be told where it is; nothing is found by probing.
 pub struct Virtio {
-    name: String,
     address: u64,
     shared: Arc<Shared>,
     worker: Mutex<Worker>,
 }
 
-/// What EMTs and the thread share.
-struct Shared {
-    ram: GuestRam,
-    state: Mutex<State>,
-    /// For the thread: there is work, a release, or the end.
-    work: Condvar,
-    /// The thread ended.
-    ended: Condvar,
-}
-
-struct State {
-    registers: Registers,
-    /// What the thread may do.
-    allowed: Allowed,
-    /// What the thread does.
-    thread: Thread,
-    /// A reset waits for the request under way.
-    reset_waits: bool,
-    waker: Option<Waker>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Allowed {
-    Run,
-    /// Suspended: take no request.
-    Hold,
-    /// End.
-    End,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Thread {
-    None,
-    Idle,
-    /// In a request.
-    Busy,
-}
-
-/// The thread, or what it works with while it does not run.
-enum Worker {
-    Parked(Box<dyn Backend>),
-    Running(JoinHandle<Option<Box<dyn Backend>>>),
-    /// It panicked.
-    Gone,
-}
-
 impl Debug for Virtio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Virtio")
-            .field("name", &self.name)
+            .field("name", &self.shared.name)
             .field("address", &self.address)
             .finish_non_exhaustive()
-    }
-}
-
-impl Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Shared")
     }
 }
 
@@ -154,12 +112,13 @@ impl Virtio {
             allowed: Allowed::Run,
             thread: Thread::None,
             reset_waits: false,
-            waker: None,
+            refused: None,
+            link: None,
         };
         Arc::new(Self {
-            name: name.to_owned(),
             address,
             shared: Arc::new(Shared {
+                name: name.to_owned(),
                 ram,
                 state: Mutex::new(state),
                 work: Condvar::new(),
@@ -175,13 +134,17 @@ impl Virtio {
     /// [`BusError`] if another device has one of the addresses.
     pub fn attach(self: &Arc<Self>, bus: &mut BusBuilder) -> Result<(), BusError> {
         let last = self.address.saturating_add(Self::WINDOW - 1);
-        bus.mmio(&self.name, self.address..=last, Arc::clone(self) as _)?;
+        bus.mmio(
+            &self.shared.name,
+            self.address..=last,
+            Arc::clone(self) as _,
+        )?;
         Ok(())
     }
 
     fn error(&self, what: &str) -> DeviceError {
         DeviceError {
-            device: self.name.clone(),
+            device: self.shared.name.clone(),
             what: what.to_owned(),
         }
     }
@@ -212,158 +175,13 @@ impl Virtio {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the thread may do becomes `to` if it is `from`: a thread that was told to end ends.
-    fn change(&self, from: Allowed, to: Allowed) {
-        let mut state = self.lock();
-        if state.allowed == from {
-            state.allowed = to;
-        }
-        drop(state);
-        self.work.notify_one();
-    }
-
-    /// Waits for a request; `None`: it is time to end.
-    fn next(&self) -> Option<Taken> {
-        let mut state = self.lock();
-        loop {
-            let is_rung = state.registers.is_rung();
-            match state.allowed {
-                Allowed::End => return None,
-                Allowed::Run if is_rung => {
-                    if let Some(taken) = state.registers.take(&self.ram) {
-                        state.thread = Thread::Busy;
-                        return Some(taken);
-                    }
-                    // A guest that rings without end does not keep others from the lock.
-                    drop(state);
-                    std::thread::yield_now();
-                    state = self.lock();
-                }
-                Allowed::Run | Allowed::Hold => {
-                    state = self
-                        .work
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
-                }
-            }
-        }
-    }
-
-    /// Gives a request back, unless the device was reset since.
-    fn finish(&self, taken: &Taken, served: Result<u32, Stop>) {
-        let mut state = self.lock();
-        if state.registers.epoch() == taken.epoch {
-            match served {
-                Ok(bytes) => {
-                    let head = taken.chain.head;
-                    state
-                        .registers
-                        .complete(&self.ram, taken.queue, head, bytes);
-                }
-                Err(Stop::Fault) => state.registers.break_down(),
-                // Not in this epoch.
-                Err(Stop::Reset) => {}
-            }
-        }
-        state.thread = Thread::Idle;
-        let is_awaited = std::mem::take(&mut state.reset_waits) || state.allowed != Allowed::Run;
-        let waker = state.waker.clone().filter(|_| is_awaited);
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-/// The thread: serves until power-off, gives the backend back.
-fn run(shared: &Shared, mut backend: Box<dyn Backend>) -> Box<dyn Backend> {
-    while let Some(taken) = shared.next() {
-        let served = backend.serve(&Request::new(shared, &taken));
-        shared.finish(&taken, served);
-    }
-    backend
-}
-
-/// Says that the thread ended, however it ends.
-struct Ending(Arc<Shared>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.thread = Thread::None;
-        state.reset_waits = false;
-        let waker = state.waker.clone();
-        drop(state);
-        self.0.ended.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-impl Worker {
-    /// Starts the thread, unless it runs.
-    fn start(&mut self, shared: &Arc<Shared>, name: &str) -> std::io::Result<()> {
-        let backend = match std::mem::replace(self, Self::Gone) {
-            Self::Parked(backend) => backend,
-            other @ (Self::Running(_) | Self::Gone) => {
-                *self = other;
-                return Ok(());
-            }
-        };
-        // Handed over through a cell, so that the backend is not lost if there is no thread.
-        let cell = Arc::new(Mutex::new(Some(backend)));
-        let theirs = Arc::clone(&cell);
-        shared.lock().thread = Thread::Idle;
-        let ending = Ending(Arc::clone(shared));
-        let spawned = std::thread::Builder::new()
-            .name(format!("io-{name}"))
-            .spawn(move || {
-                let backend = theirs
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take()?;
-                Some(run(&ending.0, backend))
-            });
-        match spawned {
-            Ok(handle) => {
-                *self = Self::Running(handle);
-                Ok(())
-            }
-            Err(error) => {
-                let backend = cell.lock().unwrap_or_else(PoisonError::into_inner).take();
-                *self = backend.map_or(Self::Gone, Self::Parked);
-                Err(error)
-            }
-        }
-    }
-
-    /// Joins the thread if it has said that it ends, after which nothing can hold it up.
-    fn collect(&mut self, shared: &Shared) {
-        let ended = shared.lock().thread == Thread::None;
-        *self = match std::mem::replace(self, Self::Gone) {
-            Self::Running(handle) if ended => handle
-                .join()
-                .ok()
-                .flatten()
-                .map_or(Self::Gone, Self::Parked),
-            other @ (Self::Running(_) | Self::Parked(_) | Self::Gone) => other,
-        };
-    }
-}
-
 impl Device for Virtio {
     fn name(&self) -> &str {
-        &self.name
+        &self.shared.name
     }
 
     fn connect(&self, link: &Link) {
-        self.shared.lock().waker = Some(link.waker.clone());
+        self.shared.lock().link = Some(link.clone());
     }
 
     fn power_on(&self) -> Result<(), DeviceError> {
@@ -378,7 +196,7 @@ impl Device for Virtio {
             Worker::Gone => return Err(self.error("its thread panicked: build the VM anew")),
         }
         self.shared.lock().allowed = Allowed::Run;
-        worker.start(&self.shared, &self.name).map_err(|e| {
+        worker.start(&self.shared).map_err(|e| {
             self.error(&format!(
                 "cannot start its I/O thread: {e}; raise the limit of threads"
             ))
@@ -391,6 +209,9 @@ impl Device for Virtio {
     }
 
     fn resume(&self) -> Result<(), DeviceError> {
+        if let Some(refused) = &mut self.shared.lock().refused {
+            refused.again = true;
+        }
         self.shared.change(Allowed::Hold, Allowed::Run);
         Ok(())
     }
@@ -425,7 +246,7 @@ impl Drop for Virtio {
     fn drop(&mut self) {
         self.end();
         if matches!(*self.await_end(), Worker::Running(_)) {
-            let name = &self.name;
+            let name = &self.shared.name;
             log::warn!(target: "device.virtio", "io-{name}: still in I/O of the host after {END_LIMIT:?}, left behind");
         }
     }

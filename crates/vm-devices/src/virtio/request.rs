@@ -10,17 +10,26 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Shared;
 use super::registers::Taken;
 use super::ring::Segment;
+use super::shared::Shared;
 
 /// Why a request cannot go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
     /// The device was reset meanwhile: nobody waits for an answer.
     Reset,
     /// It names memory that there is not, or fewer bytes than it needs.
     Fault,
+    /// The host cannot do it now: it is served anew after a resume.
+    Refused(Refusal),
+}
+
+/// Why the host cannot serve a request now, and what to do: see [`vm_pdm::RuntimeError`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) id: &'static str,
+    pub(super) message: String,
 }
 
 /// A request under way.
@@ -35,7 +44,8 @@ pub(super) trait Backend: Send {
     /// Serves a request; the bytes written to its writable part.
     ///
     /// # Errors
-    /// [`Stop::Reset`]: drop it. [`Stop::Fault`]: it cannot even be answered.
+    /// [`Stop::Reset`]: drop it. [`Stop::Fault`]: it cannot even be answered. [`Stop::Refused`], if
+    /// the request can wait: ask again, as if it had never been served.
     fn serve(&mut self, request: &Request<'_>) -> Result<u32, Stop>;
 }
 
@@ -47,6 +57,11 @@ impl<'a> Request<'a> {
     /// Whether the driver accepted all of `features`.
     pub(super) fn has(&self, features: u64) -> bool {
         self.taken.features & features == features
+    }
+
+    /// Whether there is a VM that can be suspended, and so somebody to resume it.
+    pub(super) fn can_wait(&self) -> bool {
+        self.shared.lock().link.is_some()
     }
 
     /// Bytes that the device may read.

@@ -7,8 +7,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
-use vm_pdm::{IrqChip, Level, Raiser};
+use vm_pdm::{IrqChip, Level, Raiser, Waker};
 
+use super::request::{Request, Stop};
 use super::*;
 
 const TABLE: u64 = 0x1000;
@@ -36,7 +37,7 @@ impl Backend for Slow {
         self.begun.send(()).expect("the test listens");
         self.go.recv_timeout(LIMIT).expect("the test lets it go");
         let written = request.write(0, &[0x55]);
-        self.ended.send(written).expect("the test listens");
+        self.ended.send(written.clone()).expect("the test listens");
         written.map(|()| 1)
     }
 }
@@ -189,3 +190,5 @@ fn a_power_off_is_pending_until_the_thread_has_ended() {
     stand.settles();
     stand.device.power_on().expect("a new thread");
 }
+
+mod full;
