@@ -31,6 +31,8 @@ fn around(payload: &[u8]) -> Vec<u8> {
     put(0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]);
     put(0x202, b"HdrS");
     put(0x206, &0x020f_u16.to_le_bytes());
+    put(0x211, &[1]);
+    put(0x258, &0x10_0000_u64.to_le_bytes());
     put(0x22c, &0x7fff_ffff_u32.to_le_bytes());
     put(0x238, &2047_u32.to_le_bytes());
     put(0x24c, &u32::try_from(payload.len()).unwrap_or(0).to_le_bytes());

@@ -12,7 +12,7 @@ use crate::acpi::AcpiTables;
 use crate::image::{Image, Initrd, Kind};
 use crate::load::{self, Placed};
 use crate::map::{self, MapRange};
-use crate::{BootError, Platform, linux64, pvh, reset_vector, start};
+use crate::{BootError, Platform, bios_data, linux64, pvh, reset_vector, start};
 
 const PAGE: u64 = 4096;
 
@@ -23,6 +23,9 @@ pub enum Protocol {
     Pvh,
     /// By Linux' 64-bit protocol: long mode, zero page.
     Linux64,
+    /// By Linux' 32-bit protocol: protected mode without paging, zero page. Only a bzImage has this
+    /// entry, which is its decompressor's, so that it is entered as is.
+    Linux32,
 }
 
 /// Everything a VM boots from.
@@ -147,6 +150,9 @@ impl Boot {
             command_line: &self.command_line,
             initrd,
         };
+        for (address, bytes) in bios_data::WORDS {
+            write(ram, address, &bytes)?;
+        }
         write(ram, AcpiTables::ADDRESS, acpi.as_bytes())?;
         write(
             ram,
@@ -164,14 +170,18 @@ impl Boot {
                 write(ram, map::START_INFO, &pvh::start_info(&handover))?;
                 start::pvh(placed.entry)
             }
-            Protocol::Linux64 => {
+            Protocol::Linux32 | Protocol::Linux64 => {
                 let header = match &self.image.kind {
                     Kind::Elf { .. } => &[][..],
                     Kind::BzImage(image) => &image.header,
                 };
                 write(ram, map::ZERO_PAGE, &linux64::zero_page(&handover, header))?;
-                write(ram, map::PAGE_TABLES, &start::page_tables())?;
-                start::linux64(placed.entry)
+                if placed.protocol == Protocol::Linux32 {
+                    start::linux32(placed.entry)
+                } else {
+                    write(ram, map::PAGE_TABLES, &start::page_tables())?;
+                    start::linux64(placed.entry)
+                }
             }
         };
         write(ram, map::GDT, &start::gdt(&start))?;

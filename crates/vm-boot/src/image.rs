@@ -7,6 +7,7 @@ use std::path::Path;
 
 use crate::bzimage::BzImage;
 use crate::elf::{self, Class, Elf};
+use crate::le::u16_at;
 use crate::source::Source;
 use crate::{BootError, Protocol};
 
@@ -16,6 +17,17 @@ const FRONT: u64 = 0x290;
 const COMMAND_LINE_LIMIT: u32 = 2047;
 /// Highest address of an initrd for a kernel that does not say.
 const INITRD_LIMIT: u32 = 0x7fff_ffff;
+
+/// How a kernel file is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// By what its first bytes say. A bzImage is decompressed here if its payload is in a format
+    /// that is known; if not, or if what is in it has no entry of its own, it is entered as is.
+    #[default]
+    Auto,
+    /// A bzImage that is loaded whole, where it prefers to be, and decompresses itself.
+    AsIs,
+}
 
 /// A kernel image: an ELF `vmlinux` (32 or 64 bits) or a bzImage (`vmlinuz`).
 ///
@@ -27,6 +39,7 @@ const INITRD_LIMIT: u32 = 0x7fff_ffff;
 #[derive(Debug)]
 pub struct Image {
     pub(crate) source: Source,
+    pub(crate) form: Form,
     pub(crate) kind: Kind,
 }
 
@@ -47,7 +60,15 @@ impl Image {
     /// # Errors
     /// Every [`BootError`] about a file or its format.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, BootError> {
-        Self::recognise(Source::open(path.as_ref())?)
+        Self::open_as(path, Form::Auto)
+    }
+
+    /// Opens a kernel file that is to be taken in this form.
+    ///
+    /// # Errors
+    /// As [`Image::open`]; [`BootError::Unsupported`] if the file does not have this form.
+    pub fn open_as(path: impl AsRef<Path>, form: Form) -> Result<Self, BootError> {
+        Self::recognise(Source::open(path.as_ref())?, form)
     }
 
     /// Takes a kernel that is already in memory; it stays there.
@@ -55,7 +76,15 @@ impl Image {
     /// # Errors
     /// Every [`BootError`] about a format.
     pub fn from_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, BootError> {
-        Self::recognise(Source::from_bytes(name, bytes)?)
+        Self::from_bytes_as(name, bytes, Form::Auto)
+    }
+
+    /// Takes a kernel that is already in memory, in this form.
+    ///
+    /// # Errors
+    /// As [`Image::from_bytes`]; [`BootError::Unsupported`] if it does not have this form.
+    pub fn from_bytes_as(name: &str, bytes: Vec<u8>, form: Form) -> Result<Self, BootError> {
+        Self::recognise(Source::from_bytes(name, bytes)?, form)
     }
 
     /// What was found, in one line.
@@ -77,14 +106,19 @@ impl Image {
                     elf.segments.len()
                 )
             }
-            Kind::BzImage(image) => format!(
-                "bzImage, boot protocol {}.{:02}, {} payload of {} bytes, {} decompressed",
-                image.protocol >> 8,
-                image.protocol & 0xff,
-                image.format.name(),
-                image.payload.end - image.payload.start,
-                image.decompressed
-            ),
+            Kind::BzImage(image) => {
+                let what = match &image.payload {
+                    Some(payload) if self.form == Form::Auto => format!(
+                        "{} payload of {} bytes, {} decompressed",
+                        payload.format.name(),
+                        payload.range.end - payload.range.start,
+                        payload.decompressed
+                    ),
+                    _ => "entered as is".into(),
+                };
+                let (major, minor) = (image.protocol >> 8, image.protocol & 0xff);
+                format!("bzImage, boot protocol {major}.{minor:02}, {what}")
+            }
         }
     }
 
@@ -104,17 +138,27 @@ impl Image {
         }
     }
 
-    fn recognise(source: Source) -> Result<Self, BootError> {
+    fn recognise(source: Source, form: Form) -> Result<Self, BootError> {
         let front = source.read(0, FRONT)?;
-        let kind = if front.starts_with(elf::MAGIC) {
+        let kind = if BzImage::matches(&front) && !front.starts_with(elf::MAGIC) {
+            let image = BzImage::parse(&source)?;
+            if form == Form::AsIs {
+                image.as_is(&source)?;
+            }
+            Kind::BzImage(image)
+        } else if form == Form::AsIs {
+            return Err(BootError::Unsupported {
+                name: source.name().to_owned(),
+                what: "no bzImage, which alone can be entered as is".into(),
+                instead: "give a bzImage, or let the form be recognised",
+            });
+        } else if front.starts_with(elf::MAGIC) {
             let (elf, pvh) = plain_elf(&source, &front)?;
             Kind::Elf { elf, pvh }
-        } else if BzImage::matches(&front) {
-            Kind::BzImage(BzImage::parse(&source)?)
         } else {
             return Err(not_a_kernel(&source, &front));
         };
-        Ok(Self { source, kind })
+        Ok(Self { source, form, kind })
     }
 }
 
@@ -182,6 +226,12 @@ pub(crate) fn entry(
                 return unsupported("a 32-bit kernel", "enter it by its PVH note");
             }
         },
+        (Some(Protocol::Linux32), _) => {
+            return unsupported(
+                "no bzImage, which alone has Linux' 32-bit entry",
+                "give the bzImage, to be entered as is",
+            );
+        }
     };
     if !elf.covers(entry) {
         return Err(BootError::Malformed {
@@ -228,10 +278,16 @@ fn not_a_kernel(source: &Source, front: &[u8]) -> BootError {
         (b"MZ", " (an EFI or DOS program that is no bzImage)"),
         (b"#!", " (a script)"),
     ];
+    let boot_sector = u16_at(front, 0x1fe) == Some(0xaa55);
     let like = known
         .iter()
         .find(|(magic, _)| front.starts_with(magic))
         .map_or("", |(_, what)| what);
+    let like = if boot_sector && like.is_empty() {
+        " (a boot sector, which needs real mode and BIOS services; there is no BIOS here)"
+    } else {
+        like
+    };
     let magic: String = front
         .iter()
         .take(8)

@@ -5,7 +5,8 @@
 //!
 //! | type | what it is |
 //! |---|---|
-//! | [`Image`] | a kernel: ELF `vmlinux` (PVH or 64-bit entry), or bzImage, decompressed on the host |
+//! | [`Image`] | a kernel: ELF `vmlinux` (PVH or 64-bit entry), or bzImage, decompressed on the host or entered as is |
+//! | [`Form`] | how a kernel file is to be taken, if not as what it looks like |
 //! | [`Initrd`] | an initial RAM disk |
 //! | [`Boot`] | image, initrd, command line, vCPUs and platform; [`Boot::load`] puts them into memory |
 //! | [`Protocol`] | how the kernel is entered |
@@ -27,6 +28,7 @@
 //! ```
 
 mod acpi;
+mod bios_data;
 mod boot;
 mod bzimage;
 mod elf;
@@ -47,6 +49,6 @@ mod start;
 pub use acpi::{AcpiTable, AcpiTables};
 pub use boot::{Boot, Protocol};
 pub use error::BootError;
-pub use image::{Image, Initrd};
+pub use image::{Form, Image, Initrd};
 pub use map::{MapRange, RangeKind};
 pub use platform::{Platform, VirtioWindow, VirtioWindows};

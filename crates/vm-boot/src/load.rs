@@ -12,9 +12,9 @@ use std::io::Read;
 use vm_cpu::{GuestRam, RamLayout};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::bzimage::BzImage;
-use crate::elf::{self, Elf, Segment};
-use crate::image::{Image, Kind};
+use crate::bzimage::{BzImage, Payload};
+use crate::elf::{self, Class, Elf, Segment};
+use crate::image::{Form, Image, Kind};
 use crate::le::index;
 use crate::map::FIRST_MIB;
 use crate::source::Source;
@@ -44,14 +44,29 @@ pub(crate) fn place(
     let name = source.name();
     let (elf, pvh) = match &kernel.kind {
         Kind::Elf { elf, pvh } => {
-            inside(name, elf, layout)?;
+            inside(name, &elf.segments, layout)?;
             for segment in &elf.segments {
                 source.copy(segment.offset, segment.file_bytes, ram, segment.address)?;
                 zero_tail(ram, segment)?;
             }
             (elf.clone(), *pvh)
         }
-        Kind::BzImage(container) => decompress(source, container, ram, layout)?,
+        Kind::BzImage(container) => {
+            let form = if wanted == Some(Protocol::Linux32) {
+                Form::AsIs
+            } else {
+                kernel.form
+            };
+            let (Some(payload), Form::Auto) = (&container.payload, form) else {
+                return as_is(source, container, wanted, ram, layout);
+            };
+            let (elf, pvh) = decompress(source, payload, ram, layout)?;
+            // What the container holds has no way in, but the container has one.
+            if elf.class == Class::Elf32 && pvh.is_none() {
+                return as_is(source, container, wanted, ram, layout);
+            }
+            (elf, pvh)
+        }
     };
     let (protocol, entry) = image::entry(name, &elf, pvh, wanted)?;
     Ok(Placed {
@@ -61,9 +76,30 @@ pub(crate) fn place(
     })
 }
 
+/// Loads a bzImage whole, to be entered by an entry of its own. The memory behind it that it will
+/// decompress itself into is its own to clear.
+fn as_is(
+    source: &Source,
+    container: &BzImage,
+    wanted: Option<Protocol>,
+    ram: &GuestRam,
+    layout: RamLayout,
+) -> Result<Placed, BootError> {
+    let as_is = container.as_is(source)?;
+    let (protocol, entry) = as_is.entry(source.name(), wanted)?;
+    let segment = as_is.segment;
+    inside(source.name(), &[segment], layout)?;
+    source.copy(segment.offset, segment.file_bytes, ram, segment.address)?;
+    Ok(Placed {
+        protocol,
+        entry,
+        end: segment.address + segment.bytes,
+    })
+}
+
 /// That every segment lies in memory that is for kernels.
-fn inside(name: &str, elf: &Elf, layout: RamLayout) -> Result<(), BootError> {
-    for segment in &elf.segments {
+fn inside(name: &str, segments: &[Segment], layout: RamLayout) -> Result<(), BootError> {
+    for segment in segments {
         let Segment { address, bytes, .. } = *segment;
         let end = address + bytes;
         let name = name.to_owned();
@@ -132,26 +168,26 @@ fn zero_tail(ram: &GuestRam, segment: &Segment) -> Result<(), BootError> {
 /// Decompresses a payload into guest memory.
 fn decompress(
     source: &Source,
-    container: &BzImage,
+    payload: &Payload,
     ram: &GuestRam,
     layout: RamLayout,
 ) -> Result<(Elf, Option<u32>), BootError> {
-    let trailer = if container.format.has_own_trailer() {
+    let trailer = if payload.format.has_own_trailer() {
         4
     } else {
         0
     };
-    let bytes = container.payload.end - container.payload.start - trailer;
-    let payload = source.range(container.payload.start, bytes);
+    let bytes = payload.range.end - payload.range.start - trailer;
+    let packed = source.range(payload.range.start, bytes);
     let mut stream = Stream {
         name: source.name(),
-        container,
+        payload,
         read: 0,
         inner: None,
     };
-    let reader = container
+    let reader = payload
         .format
-        .reader(payload)
+        .reader(packed)
         .map_err(|error| stream.failed(&error))?;
     stream.inner = Some(reader);
 
@@ -159,7 +195,7 @@ fn decompress(
     let head_bytes = Elf::head_bytes(stream.name, &head)?;
     head.extend(stream.take(head_bytes - elf::FILE_HEADER)?);
     let elf = Elf::parse(stream.name, &head)?;
-    inside(stream.name, &elf, layout)?;
+    inside(stream.name, &elf.segments, layout)?;
 
     let mut sink = Sink::new(&elf, ram);
     sink.accept(0, &head)?;
@@ -186,7 +222,7 @@ fn decompress(
 /// The decompressed kernel, counted and bounded by its size trailer.
 struct Stream<'a> {
     name: &'a str,
-    container: &'a BzImage,
+    payload: &'a Payload,
     read: u64,
     inner: Option<Box<dyn Read + 'a>>,
 }
@@ -208,8 +244,8 @@ impl Stream<'_> {
             }
         }
         self.read += filled as u64;
-        if self.read > self.container.decompressed {
-            let says = self.container.decompressed;
+        if self.read > self.payload.decompressed {
+            let says = self.payload.decompressed;
             return Err(self.broken(format!(
                 "it goes on after the {says} bytes its trailer says"
             )));
@@ -229,7 +265,7 @@ impl Stream<'_> {
 
     /// That the stream held what its trailer and the ELF headers said.
     fn complete(&self, needed: u64) -> Result<(), BootError> {
-        let (read, says) = (self.read, self.container.decompressed);
+        let (read, says) = (self.read, self.payload.decompressed);
         if read != says {
             return Err(self.broken(format!("it ends at byte {read}, its trailer says {says}")));
         }
@@ -244,7 +280,7 @@ impl Stream<'_> {
     }
 
     fn broken(&self, reason: String) -> BootError {
-        let format = self.container.format.name();
+        let format = self.payload.format.name();
         BootError::Payload {
             name: self.name.to_owned(),
             format,

@@ -8,7 +8,6 @@ use std::io::{self, BufReader, Read};
 use lzma_rust2::XzReader;
 use ruzstd::decoding::StreamingDecoder;
 
-use crate::BootError;
 use crate::lz4;
 use crate::source::Range;
 
@@ -29,8 +28,9 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Recognises a payload by its first bytes.
-    pub(crate) fn detect(name: &str, front: &[u8]) -> Result<Self, BootError> {
+    /// Recognises a payload by its first bytes. Others, such as bzip2, lzma and lzo, are for the
+    /// kernel's own decompressor.
+    pub(crate) fn detect(front: &[u8]) -> Option<Self> {
         let known: [(&[u8], Self); 5] = [
             (b"\x1f\x8b", Self::Gzip),
             (&lz4::MAGIC, Self::Lz4),
@@ -38,23 +38,10 @@ impl Format {
             (b"\xfd7zXZ\0", Self::Xz),
             (b"\x28\xb5\x2f\xfd", Self::Zstd),
         ];
-        if let Some((_, format)) = known.iter().find(|(magic, _)| front.starts_with(magic)) {
-            return Ok(*format);
-        }
-        let other: [(&[u8], &str); 3] = [
-            (b"BZh", "bzip2"),
-            (b"\x5d\0\0", "lzma"),
-            (b"\x89LZO", "lzo"),
-        ];
-        let what = match other.iter().find(|(magic, _)| front.starts_with(magic)) {
-            Some((_, format)) => format!("a bzImage compressed with {format}"),
-            None => format!("a bzImage whose payload begins with {front:02x?}"),
-        };
-        Err(BootError::Unsupported {
-            name: name.to_owned(),
-            what,
-            instead: "give one compressed with gzip, xz, lz4 or zstd, or its vmlinux",
-        })
+        let mut known = known.iter();
+        known
+            .find(|(magic, _)| front.starts_with(magic))
+            .map(|(_, format)| *format)
     }
 
     /// The format's name.

@@ -55,6 +55,15 @@ pub(crate) fn pvh(entry: u64) -> Start {
     }
 }
 
+/// Linux' 32-bit entry: protected mode without paging, ESI at the zero page (`boot.rst`, "32-bit Boot
+/// Protocol": EBP, EDI and EBX are zero).
+pub(crate) fn linux32(entry: u64) -> Start {
+    let mut start = pvh(entry);
+    start.gprs.rbx = 0;
+    start.gprs.rsi = ZERO_PAGE;
+    start
+}
+
 /// Linux' 64-bit entry: long mode, memory below 4 GiB mapped one to one, RSI at the zero page.
 pub(crate) fn linux64(entry: u64) -> Start {
     let gprs = Gprs {

@@ -161,6 +161,10 @@ pub(crate) fn bzimage(payload: &[u8]) -> Vec<u8> {
     put(0x1fe, &[0x55, 0xaa, 0xeb, 0x6a]);
     put(0x202, b"HdrS");
     put(0x206, &0x020f_u16.to_le_bytes());
+    put(0x211, &[1]);
+    put(0x230, &0x20_0000_u32.to_le_bytes());
+    put(0x234, &[1]);
+    put(0x258, &MIB.to_le_bytes());
     put(0x22c, &0x7fff_ffff_u32.to_le_bytes());
     put(0x238, &2047_u32.to_le_bytes());
     put(0x248, &OFFSET.to_le_bytes());

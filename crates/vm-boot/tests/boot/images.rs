@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use vm_boot::{Boot, BootError, Image, Initrd, Protocol};
+use vm_boot::{Boot, BootError, Form, Image, Initrd, Protocol};
 
 use crate::fixture::{Elf, MIB, Segment, boot, bzimage, layout, with_trailer};
 
@@ -216,21 +216,40 @@ fn too_little_memory_is_refused_with_the_minimum() {
 }
 
 #[test]
-fn a_bzimage_of_an_old_protocol_or_format_is_refused() {
-    let mut old = bzimage(&with_trailer(
-        b"\x1f\x8b\x08aaaaaaaaaaaaaaaaa".to_vec(),
-        100,
-    ));
-    old[0x206..0x208].copy_from_slice(&0x0207_u16.to_le_bytes());
-    let error = Image::from_bytes("vmlinuz", old).expect_err("too old");
-    assert!(error.to_string().contains("boot protocol 2.07"), "{error}");
-    let lzo = bzimage(b"\x89LZO\0\x0d\x0a\x1a\x0aaaaaaaaaaaaaaa");
-    let error = Image::from_bytes("vmlinuz", lzo).expect_err("not supported");
+fn kernels_that_need_real_mode_and_a_bios_are_refused_by_name() {
+    let refused = |at: usize, bytes: &[u8]| {
+        let mut file = bzimage(b"\x89LZO\0\x0d\x0a\x1a\x0aaaaaaaaaaaaaaa");
+        file[at..at + bytes.len()].copy_from_slice(bytes);
+        Image::from_bytes("vmlinuz", file)
+            .expect_err("needs a BIOS")
+            .to_string()
+    };
     assert_eq!(
-        error.to_string(),
-        "vmlinuz is a bzImage compressed with lzo: give one compressed with gzip, xz, lz4 or \
-         zstd, or its vmlinux"
+        refused(0x206, &0x0205_u16.to_le_bytes()),
+        "vmlinuz is a kernel of boot protocol 2.05, which needs its real-mode set-up code and \
+         BIOS services: there is no BIOS here; give a kernel of protocol 2.06 (Linux 2.6.22) or \
+         later"
     );
+    assert_eq!(
+        refused(0x211, &[0]),
+        "vmlinuz is a zImage, which its real-mode set-up code moves into place with BIOS \
+         services: there is no BIOS here; build it as a bzImage"
+    );
+    // Before protocol 2.00 there is no header: only a boot sector.
+    let old = refused(0x202, b"\0\0\0\0");
+    assert!(old.contains("needs real mode and BIOS services"), "{old}");
+}
+
+#[test]
+fn only_a_bzimage_is_entered_as_is() {
+    let elf = Elf::linux().bytes();
+    let error = Image::from_bytes_as("vmlinux", elf, Form::AsIs).expect_err("no bzImage");
+    assert!(error.to_string().contains("no bzImage"), "{error}");
+    let layout = layout(16 * MIB);
+    let ram = layout.allocate().expect("guest memory");
+    let boot = boot(Elf::linux().image()).with_protocol(Protocol::Linux32);
+    let error = boot.load(&ram, layout).expect_err("no 32-bit entry");
+    assert!(error.to_string().contains("no bzImage"), "{error}");
 }
 
 #[test]

@@ -225,12 +225,13 @@ fn every_truncation_of_a_payload_is_refused() {
 }
 
 #[test]
-fn a_32_bit_kernel_in_a_bzimage_needs_its_note_too() {
+fn a_32_bit_kernel_in_a_bzimage_without_a_note_is_entered_as_is() {
     let layout = layout(4 * MIB);
     let ram = layout.allocate().expect("guest memory");
     let image = packed(&Elf::tiny().without_note().bytes());
-    let error = boot(image).load(&ram, layout).expect_err("no way in");
-    assert!(matches!(error, BootError::No32BitEntry { .. }));
+    let start = boot(image).load(&ram, layout).expect("it loads");
+    assert_eq!((start.gprs.rip, start.system.cr0 & 1), (2 * MIB, 1));
+    assert_eq!(read(&ram, 2 * MIB, 0x20), [0xcc; 0x20]);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! Behaviour of the crate as its user sees it, on kernels built in code.
 
 mod acpi;
+mod as_is;
 mod compressed;
 mod fixture;
 mod hostile;
