@@ -14,6 +14,7 @@
 //! | [`IoCtx`] | what a handler may ask of the VM: an [`Effect`], taken after the exit is settled |
 //! | [`IrqChip`], [`IrqLine`] | an interrupt controller's inputs and one of them |
 //! | [`MsiSink`] | where an interrupt controller sends its messages |
+//! | [`stats`] | named counters, gauges and profiles: snapshot, reset, OpenMetrics |
 //! | [`BusBuilder`], [`Buses`] | who owns which ports and addresses, and the dispatch, which takes no lock |
 //!
 //! ```
@@ -49,6 +50,7 @@ mod irq;
 mod link;
 mod mmio;
 mod pio;
+pub mod stats;
 
 pub use builder::{BusBuilder, BusError};
 pub use bus::{Buses, Unassigned};
