@@ -10,11 +10,11 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::acpi::AcpiTables;
 use crate::image::{Image, Initrd, Kind};
-use crate::load::{self, Placed};
+use crate::initrd::{self, Room};
+use crate::load;
 use crate::map::{self, MapRange};
+use crate::multiboot::{self, Module};
 use crate::{BootError, Platform, bios_data, linux64, pvh, reset_vector, start};
-
-const PAGE: u64 = 4096;
 
 /// How a kernel is entered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +26,31 @@ pub enum Protocol {
     /// By Linux' 32-bit protocol: protected mode without paging, zero page. Only a bzImage has this
     /// entry, which is its decompressor's, so that it is entered as is.
     Linux32,
+    /// By its multiboot header (version 1): protected mode without paging, EBX at the information
+    /// structure; each initrd is a module.
+    Multiboot,
+    /// As a flat binary, at its first byte: as [`Protocol::Pvh`], EBX at `hvm_start_info`.
+    Flat,
+}
+
+impl Protocol {
+    /// As [`Image::describe`] calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Pvh => "PVH",
+            Self::Linux64 => "64-bit",
+            Self::Linux32 => "32-bit",
+            Self::Multiboot => "multiboot",
+            Self::Flat => "flat",
+        }
+    }
 }
 
 /// Everything a VM boots from.
 #[derive(Debug)]
 pub struct Boot {
     image: Image,
-    initrd: Option<Initrd>,
+    initrds: Vec<Initrd>,
     command_line: String,
     cpus: u32,
     platform: Platform,
@@ -45,6 +63,8 @@ pub(crate) struct Handover<'a> {
     pub(crate) command_line: &'a str,
     /// Guest address and bytes.
     pub(crate) initrd: Option<(u64, u64)>,
+    /// The same initrds, for a multiboot kernel.
+    pub(crate) modules: Vec<Module<'a>>,
 }
 
 impl Boot {
@@ -53,13 +73,17 @@ impl Boot {
     /// Most vCPUs that the tables describe.
     pub const MAX_CPUS: u32 = AcpiTables::MAX_CPUS;
 
-    /// Prepares a boot on the default [`Platform`], entered by PVH where the kernel has the note.
+    /// Prepares a boot on the default [`Platform`], entered by the first of these that the kernel
+    /// has: PVH note, multiboot header, 64-bit entry, 32-bit entry.
+    ///
+    /// Linux and PVH kernels see the initrds as one, in this order, each padded to four bytes;
+    /// multiboot kernels as modules.
     ///
     /// # Errors
     /// [`BootError::CommandLine`], [`BootError::CommandLineNul`], [`BootError::Cpus`].
     pub fn new(
         image: Image,
-        initrd: Option<Initrd>,
+        initrds: impl IntoIterator<Item = Initrd>,
         command_line: &str,
         cpus: u32,
     ) -> Result<Self, BootError> {
@@ -83,7 +107,7 @@ impl Boot {
         }
         Ok(Self {
             image,
-            initrd,
+            initrds: initrds.into_iter().collect(),
             command_line: command_line.to_owned(),
             cpus,
             platform: Platform::default(),
@@ -135,13 +159,16 @@ impl Boot {
             return Err(BootError::MemoryTooSmall { bytes, minimum });
         }
         self.image.source.unchanged()?;
-        if let Some(initrd) = &self.initrd {
+        for initrd in &self.initrds {
             initrd.source.unchanged()?;
         }
         let placed = load::place(&self.image, self.protocol, ram, layout)?;
-        let initrd = match &self.initrd {
-            Some(initrd) => Some(self.place_initrd(initrd, &placed, ram, layout)?),
-            None => None,
+        let (initrds, protocol) = (&self.initrds, placed.protocol);
+        let room = Room::above(&placed, self.image.initrd_limit(), layout);
+        let (initrd, modules) = if protocol == Protocol::Multiboot {
+            (None, initrd::place_modules(initrds, room, ram)?)
+        } else {
+            (initrd::place(initrds, room, ram)?, Vec::new())
         };
         let acpi = self.acpi_tables();
         let map = map::ranges(layout, acpi.as_bytes().len() as u64);
@@ -149,6 +176,7 @@ impl Boot {
             map: &map,
             command_line: &self.command_line,
             initrd,
+            modules,
         };
         for (address, bytes) in bios_data::WORDS {
             write(ram, address, &bytes)?;
@@ -165,59 +193,42 @@ impl Boot {
             map::COMMAND_LINE + self.command_line.len() as u64,
             &[0],
         )?;
-        let start = match placed.protocol {
-            Protocol::Pvh => {
-                write(ram, map::START_INFO, &pvh::start_info(&handover))?;
-                start::pvh(placed.entry)
-            }
-            Protocol::Linux32 | Protocol::Linux64 => {
-                let header = match &self.image.kind {
-                    Kind::Elf { .. } => &[][..],
-                    Kind::BzImage(image) => &image.header,
-                };
-                write(ram, map::ZERO_PAGE, &linux64::zero_page(&handover, header))?;
-                if placed.protocol == Protocol::Linux32 {
-                    start::linux32(placed.entry)
-                } else {
-                    write(ram, map::PAGE_TABLES, &start::page_tables())?;
-                    start::linux64(placed.entry)
-                }
-            }
-        };
+        let start = self.enter(placed.protocol, placed.entry, &handover, ram)?;
         write(ram, map::GDT, &start::gdt(&start))?;
         Ok(start)
     }
 
-    /// Puts the initrd as high as the kernel allows, so that the kernel has room above itself.
-    fn place_initrd(
+    /// Writes what the kernel is given the way it is entered; where vCPU 0 begins.
+    fn enter(
         &self,
-        initrd: &Initrd,
-        placed: &Placed,
+        protocol: Protocol,
+        entry: u64,
+        handover: &Handover<'_>,
         ram: &GuestRam,
-        layout: RamLayout,
-    ) -> Result<(u64, u64), BootError> {
-        let limit = u64::from(self.image.initrd_limit()) + 1;
-        let top = limit.min(layout.bytes).min(RamLayout::HOLE_START);
-        // A kernel above the hole leaves all of low memory.
-        let bottom = if placed.end > RamLayout::HOLE_END {
-            map::FIRST_MIB
-        } else {
-            placed.end
-        };
-        let bottom = bottom.next_multiple_of(PAGE);
-        let bytes = initrd.bytes();
-        let address = top.checked_sub(bytes).map(|address| address & !(PAGE - 1));
-        match address {
-            Some(address) if address >= bottom => {
-                initrd.source.copy(0, bytes, ram, address)?;
-                Ok((address, bytes))
+    ) -> Result<Start, BootError> {
+        Ok(match protocol {
+            Protocol::Multiboot => {
+                write(ram, map::START_INFO, &multiboot::info(handover)?)?;
+                start::multiboot(entry)
             }
-            _ => Err(BootError::InitrdDoesNotFit {
-                name: initrd.source.name().to_owned(),
-                bytes,
-                room: top.saturating_sub(bottom),
-            }),
-        }
+            Protocol::Pvh | Protocol::Flat => {
+                write(ram, map::START_INFO, &pvh::start_info(handover))?;
+                start::pvh(entry)
+            }
+            Protocol::Linux32 | Protocol::Linux64 => {
+                let header = match &self.image.kind {
+                    Kind::Elf { .. } | Kind::Raw(_) => &[][..],
+                    Kind::BzImage(image) => &image.header,
+                };
+                write(ram, map::ZERO_PAGE, &linux64::zero_page(handover, header))?;
+                if protocol == Protocol::Linux32 {
+                    start::linux32(entry)
+                } else {
+                    write(ram, map::PAGE_TABLES, &start::page_tables())?;
+                    start::linux64(entry)
+                }
+            }
+        })
     }
 }
 

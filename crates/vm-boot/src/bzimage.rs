@@ -180,31 +180,12 @@ impl Payload {
 }
 
 impl AsIs {
-    /// By which entry: the wanted one, or the 64-bit one where there is one.
-    pub(crate) fn entry(
-        &self,
-        name: &str,
-        wanted: Option<Protocol>,
-    ) -> Result<(Protocol, u64), BootError> {
-        let unsupported = |what: &str, instead| {
-            Err(BootError::Unsupported {
-                name: name.to_owned(),
-                what: what.to_owned(),
-                instead,
-            })
-        };
-        match (wanted, self.entry64) {
-            (None | Some(Protocol::Linux64), Some(entry)) => Ok((Protocol::Linux64, entry)),
-            (None | Some(Protocol::Linux32), _) => Ok((Protocol::Linux32, self.segment.address)),
-            (Some(Protocol::Linux64), None) => unsupported(
-                "a bzImage without a 64-bit entry",
-                "enter it by its 32-bit entry",
-            ),
-            (Some(Protocol::Pvh), _) => unsupported(
-                "a bzImage to be entered as is, by its own entries",
-                "enter it by its 32-bit or 64-bit entry",
-            ),
-        }
+    /// The ways into the kernel, the preferred one first.
+    pub(crate) fn ways(&self) -> Vec<(Protocol, u64)> {
+        let mut ways = Vec::new();
+        ways.extend(self.entry64.map(|entry| (Protocol::Linux64, entry)));
+        ways.push((Protocol::Linux32, self.segment.address));
+        ways
     }
 }
 

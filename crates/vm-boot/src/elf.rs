@@ -8,8 +8,10 @@
 //! 4.1, chapters 4 and 5; the PVH note: Xen, `include/public/elfnote.h` and
 //! `docs/misc/pvh.pandoc`.
 
-use crate::BootError;
 use crate::le::{index, u8_at, u16_at, u32_at, u64_at};
+use crate::multiboot::Header;
+use crate::source::Source;
+use crate::{BootError, Protocol, image};
 
 /// What every ELF file begins with.
 pub(crate) const MAGIC: &[u8] = b"\x7fELF";
@@ -45,6 +47,23 @@ pub(crate) struct Segment {
     pub(crate) file_bytes: u64,
     pub(crate) address: u64,
     pub(crate) bytes: u64,
+}
+
+impl Segment {
+    /// That the segment's bytes are all in the file.
+    pub(crate) fn in_file(&self, source: &Source) -> Result<(), BootError> {
+        let needed = self.offset + self.file_bytes;
+        if needed <= source.bytes() {
+            return Ok(());
+        }
+        let (name, bytes) = (source.name().to_owned(), source.bytes());
+        Err(BootError::Truncated {
+            name,
+            what: "a segment",
+            needed,
+            bytes,
+        })
+    }
 }
 
 /// A parsed ELF kernel.
@@ -122,6 +141,32 @@ impl Elf {
         })
     }
 
+    /// By which of these ways to enter, and that a segment covers the address.
+    pub(crate) fn enter(
+        &self,
+        name: &str,
+        ways: &[(Protocol, u64)],
+        wanted: Option<Protocol>,
+    ) -> Result<(Protocol, u64), BootError> {
+        let (protocol, entry) = image::choose(name, ways, wanted)?;
+        if !self.covers(entry) {
+            let what = format!("its entry {entry:#x} is a physical address in no segment");
+            return Err(damaged(name, 24, what));
+        }
+        Ok((protocol, entry))
+    }
+
+    /// The ways into the kernel, the preferred one first. The 64-bit entry is Linux'.
+    pub(crate) fn ways(&self, pvh: Option<u32>, multiboot: Option<Header>) -> Vec<(Protocol, u64)> {
+        let mut ways = Vec::new();
+        ways.extend(pvh.map(|entry| (Protocol::Pvh, entry.into())));
+        ways.extend(multiboot.map(|_| (Protocol::Multiboot, self.entry)));
+        if self.class == Class::Elf64 {
+            ways.push((Protocol::Linux64, self.entry));
+        }
+        ways
+    }
+
     /// First guest address past the kernel.
     pub(crate) fn end(&self) -> u64 {
         self.segments
@@ -130,7 +175,7 @@ impl Elf {
     }
 
     /// Whether a segment covers this guest address.
-    pub(crate) fn covers(&self, address: u64) -> bool {
+    fn covers(&self, address: u64) -> bool {
         self.segments
             .iter()
             .any(|s| (s.address..s.address + s.bytes).contains(&address))

@@ -58,7 +58,7 @@ pub enum BootError {
         /// Bytes there are.
         bytes: u64,
     },
-    /// Neither an ELF file nor a bzImage.
+    /// Neither an ELF file nor a bzImage, and without a multiboot header.
     #[error(
         "{name} is no kernel: it begins with {magic}; give an ELF vmlinux or a bzImage (vmlinuz)"
     )]
@@ -78,10 +78,10 @@ pub enum BootError {
         /// What would be right.
         instead: &'static str,
     },
-    /// A 32-bit kernel, which has no way in but the PVH note that it lacks.
+    /// A 32-bit ELF kernel with neither of the marks that say how to enter it.
     #[error(
-        "{name} is a 32-bit kernel without a PVH note: build it with CONFIG_PVH=y, or give a \
-         64-bit kernel"
+        "{name} is a 32-bit kernel without a PVH note and without a multiboot header: build it \
+         with CONFIG_PVH=y, or give its bzImage or a 64-bit kernel"
     )]
     No32BitEntry {
         /// The file.
@@ -151,6 +151,19 @@ pub enum BootError {
         bytes: u64,
         /// Bytes free between the end of the kernel and the highest address an initrd may use.
         room: u64,
+    },
+    /// The names of a multiboot kernel's modules need more room than there is for them.
+    #[error(
+        "what is said about {modules} modules has {bytes} bytes, there is room for {limit}: give \
+         fewer, or shorter paths"
+    )]
+    Modules {
+        /// How many modules there are.
+        modules: usize,
+        /// Bytes of the information structure with list and strings.
+        bytes: usize,
+        /// Bytes there is room for.
+        limit: usize,
     },
     /// The kernel's buffer for the command line is too small.
     #[error("the command line has {bytes} bytes, this kernel takes at most {limit}: shorten it")]

@@ -5,14 +5,18 @@
 
 use std::path::Path;
 
+use vm_cpu::RamLayout;
+
 use crate::bzimage::BzImage;
-use crate::elf::{self, Class, Elf};
+use crate::elf::{self, Class, Elf, Segment};
 use crate::le::u16_at;
+use crate::map::FIRST_MIB;
+use crate::multiboot::{self, Header};
 use crate::source::Source;
 use crate::{BootError, Protocol};
 
 /// Bytes by which every kind of image is recognised.
-const FRONT: u64 = 0x290;
+const FRONT: u64 = multiboot::FRONT;
 /// `COMMAND_LINE_SIZE` of x86 Linux without the terminator, for a kernel that does not say.
 const COMMAND_LINE_LIMIT: u32 = 2047;
 /// Highest address of an initrd for a kernel that does not say.
@@ -27,9 +31,21 @@ pub enum Form {
     Auto,
     /// A bzImage that is loaded whole, where it prefers to be, and decompresses itself.
     AsIs,
+    /// A flat binary: the whole file goes to this guest address, at which it is entered as
+    /// [`Protocol::Flat`] says.
+    Flat {
+        /// Guest address of its first byte.
+        address: u64,
+    },
 }
 
-/// A kernel image: an ELF `vmlinux` (32 or 64 bits) or a bzImage (`vmlinuz`).
+impl Form {
+    /// The address of a flat binary if none is said: 1 MiB, the first that is for kernels.
+    pub const FLAT_ADDRESS: u64 = FIRST_MIB;
+}
+
+/// A kernel image: an ELF `vmlinux` (32 or 64 bits), a bzImage (`vmlinuz`), a multiboot kernel or a
+/// flat binary.
 ///
 /// Headers are read and checked when it is opened. Its bytes are read at every
 /// [`Boot::load`](crate::Boot::load), so that none stay in this process; an opened file cannot
@@ -48,10 +64,19 @@ pub struct Image {
 pub(crate) enum Kind {
     Elf {
         elf: Elf,
-        /// The entry that a PVH note names.
-        pvh: Option<u32>,
+        /// How it can be entered, and where; the preferred way first.
+        ways: Vec<(Protocol, u64)>,
     },
     BzImage(BzImage),
+    Raw(Raw),
+}
+
+/// Bytes without headers that are followed: one segment, one way in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Raw {
+    pub(crate) segment: Segment,
+    pub(crate) protocol: Protocol,
+    pub(crate) entry: u64,
 }
 
 impl Image {
@@ -90,16 +115,16 @@ impl Image {
     /// What was found, in one line.
     pub fn describe(&self) -> String {
         match &self.kind {
-            Kind::Elf { elf, pvh } => {
+            Kind::Elf { elf, ways } => {
                 let class = if elf.class == Class::Elf64 {
                     "ELF64"
                 } else {
                     "ELF32"
                 };
-                let entry = match pvh {
-                    Some(entry) => format!("PVH entry {entry:#x}"),
-                    None => format!("64-bit entry {:#x}", elf.entry),
-                };
+                let entry = ways.first().map_or_else(
+                    || "no entry".into(),
+                    |(protocol, entry)| format!("{} entry {entry:#x}", protocol.name()),
+                );
                 let bytes: u64 = elf.segments.iter().map(|segment| segment.file_bytes).sum();
                 format!(
                     "{class} kernel, {entry}, {} segments, {bytes} bytes to load",
@@ -119,13 +144,20 @@ impl Image {
                 let (major, minor) = (image.protocol >> 8, image.protocol & 0xff);
                 format!("bzImage, boot protocol {major}.{minor:02}, {what}")
             }
+            Kind::Raw(raw) => format!(
+                "{} binary, entry {:#x}, {} bytes to load at {:#x}",
+                raw.protocol.name(),
+                raw.entry,
+                raw.segment.file_bytes,
+                raw.segment.address
+            ),
         }
     }
 
     /// Longest command line in bytes, without a terminator.
     pub(crate) fn command_line_limit(&self) -> u32 {
         match &self.kind {
-            Kind::Elf { .. } => COMMAND_LINE_LIMIT,
+            Kind::Elf { .. } | Kind::Raw(_) => COMMAND_LINE_LIMIT,
             Kind::BzImage(image) => image.command_line_limit,
         }
     }
@@ -133,36 +165,71 @@ impl Image {
     /// Highest address that an initrd may use.
     pub(crate) fn initrd_limit(&self) -> u32 {
         match &self.kind {
-            Kind::Elf { .. } => INITRD_LIMIT,
+            Kind::Elf { .. } | Kind::Raw(_) => INITRD_LIMIT,
             Kind::BzImage(image) => image.initrd_limit,
         }
     }
 
     fn recognise(source: Source, form: Form) -> Result<Self, BootError> {
         let front = source.read(0, FRONT)?;
-        let kind = if BzImage::matches(&front) && !front.starts_with(elf::MAGIC) {
-            let image = BzImage::parse(&source)?;
-            if form == Form::AsIs {
-                image.as_is(&source)?;
+        let is_elf = front.starts_with(elf::MAGIC);
+        let is_bzimage = !is_elf && BzImage::matches(&front);
+        let kind = match form {
+            Form::Flat { address } => Kind::Raw(flat(&source, address)?),
+            Form::Auto | Form::AsIs if is_bzimage => Kind::BzImage(BzImage::parse(&source)?),
+            Form::AsIs => {
+                return Err(BootError::Unsupported {
+                    name: source.name().to_owned(),
+                    what: "no bzImage, which alone can be entered as is".into(),
+                    instead: "give a bzImage, or let the form be recognised",
+                });
             }
-            Kind::BzImage(image)
-        } else if form == Form::AsIs {
-            return Err(BootError::Unsupported {
-                name: source.name().to_owned(),
-                what: "no bzImage, which alone can be entered as is".into(),
-                instead: "give a bzImage, or let the form be recognised",
-            });
-        } else if front.starts_with(elf::MAGIC) {
-            let (elf, pvh) = plain_elf(&source, &front)?;
-            Kind::Elf { elf, pvh }
-        } else {
-            return Err(not_a_kernel(&source, &front));
+            Form::Auto if is_elf => elf_kind(&source, &front)?,
+            Form::Auto => match Header::find(&front) {
+                Some(header) => {
+                    header.check(source.name())?;
+                    let raw = header.raw(&source)?;
+                    Kind::Raw(raw.ok_or_else(|| not_a_kernel(&source, &front))?)
+                }
+                None => return Err(not_a_kernel(&source, &front)),
+            },
         };
+        if let (Form::AsIs, Kind::BzImage(image)) = (form, &kind) {
+            image.as_is(&source)?;
+        }
         Ok(Self { source, form, kind })
     }
 }
 
-/// An initial RAM disk (or any archive that the kernel takes as one). Its file is treated as an
+/// The whole file at `address`.
+fn flat(source: &Source, address: u64) -> Result<Raw, BootError> {
+    let bytes = source.bytes();
+    if address
+        .checked_add(bytes)
+        .is_none_or(|end| end > RamLayout::HOLE_START)
+    {
+        return Err(BootError::Reserved {
+            name: source.name().to_owned(),
+            address,
+            bytes,
+            what: "addresses from 3 GiB on",
+        });
+    }
+    let segment = Segment {
+        offset: 0,
+        file_bytes: bytes,
+        address,
+        bytes,
+    };
+    Ok(Raw {
+        segment,
+        protocol: Protocol::Flat,
+        entry: address,
+    })
+}
+
+/// An initial RAM disk (or any archive that the kernel takes as one), or a multiboot module, whose
+/// string is its name. Its file is treated as an
 /// [`Image`]'s is.
 #[derive(Debug)]
 pub struct Initrd {
@@ -196,51 +263,71 @@ impl Initrd {
     }
 }
 
-/// By which protocol to enter, from what the kernel offers and what was asked for.
-pub(crate) fn entry(
+/// The wanted one of these ways into a kernel, or the first.
+pub(crate) fn choose(
     name: &str,
-    elf: &Elf,
-    pvh: Option<u32>,
+    ways: &[(Protocol, u64)],
     wanted: Option<Protocol>,
 ) -> Result<(Protocol, u64), BootError> {
-    let unsupported = |what: &str, instead| {
-        Err(BootError::Unsupported {
-            name: name.to_owned(),
-            what: what.to_owned(),
-            instead,
-        })
+    let way = match wanted {
+        None => ways.first(),
+        Some(wanted) => ways.iter().find(|(protocol, _)| *protocol == wanted),
     };
-    let (protocol, entry) = match (wanted, pvh) {
-        (None | Some(Protocol::Pvh), Some(entry)) => (Protocol::Pvh, entry.into()),
-        (Some(Protocol::Pvh), None) => {
-            return unsupported("a kernel without a PVH note", "build it with CONFIG_PVH=y");
-        }
-        (None | Some(Protocol::Linux64), _) => match (elf.class, pvh) {
-            (Class::Elf64, _) => (Protocol::Linux64, elf.entry),
-            (Class::Elf32, None) => {
-                return Err(BootError::No32BitEntry {
-                    name: name.to_owned(),
-                });
-            }
-            (Class::Elf32, Some(_)) => {
-                return unsupported("a 32-bit kernel", "enter it by its PVH note");
-            }
-        },
-        (Some(Protocol::Linux32), _) => {
-            return unsupported(
-                "no bzImage, which alone has Linux' 32-bit entry",
-                "give the bzImage, to be entered as is",
-            );
-        }
-    };
-    if !elf.covers(entry) {
-        return Err(BootError::Malformed {
-            name: name.to_owned(),
-            offset: 24,
-            what: format!("its entry {entry:#x} is a physical address in no segment"),
-        });
+    if let Some(way) = way {
+        return Ok(*way);
     }
-    Ok((protocol, entry))
+    let name = name.to_owned();
+    let (what, instead) = match wanted {
+        None => return Err(BootError::No32BitEntry { name }),
+        Some(Protocol::Pvh) => ("a kernel without a PVH note", "build it with CONFIG_PVH=y"),
+        Some(Protocol::Linux64) => (
+            "a kernel without a 64-bit entry",
+            "enter it by another of its entries",
+        ),
+        Some(Protocol::Linux32) => (
+            "a kernel without Linux' 32-bit entry",
+            "give the bzImage, which alone has it",
+        ),
+        Some(Protocol::Multiboot) => (
+            "a kernel without a multiboot header",
+            "give one with a header of version 1 in its first 8 KiB",
+        ),
+        Some(Protocol::Flat) => (
+            "a kernel with an entry of its own",
+            "enter it by that, or open it in the flat form",
+        ),
+    };
+    Err(BootError::Unsupported {
+        name,
+        what: what.to_owned(),
+        instead,
+    })
+}
+
+/// An ELF kernel's kind, or that of a file that only looks like one: what its multiboot header says
+/// about addresses is what counts.
+fn elf_kind(source: &Source, front: &[u8]) -> Result<Kind, BootError> {
+    let name = source.name();
+    let (elf, pvh) = plain_elf(source, front)?;
+    let mut multiboot = Header::find(front);
+    if let Some(header) = multiboot {
+        match (pvh, header.check(name)) {
+            (_, Ok(())) => {}
+            (Some(_), Err(_)) => multiboot = None,
+            (None, Err(error)) => return Err(error),
+        }
+        if pvh.is_none()
+            && let Some(raw) = header.raw(source)?
+        {
+            return Ok(Kind::Raw(raw));
+        }
+        if elf.end() > u64::from(u32::MAX) {
+            multiboot = None;
+        }
+    }
+    let ways = elf.ways(pvh, multiboot);
+    elf.enter(name, &ways, None)?;
+    Ok(Kind::Elf { elf, ways })
 }
 
 /// The headers and notes of an uncompressed kernel, and that its segments are all in the file.
@@ -249,22 +336,12 @@ fn plain_elf(source: &Source, front: &[u8]) -> Result<(Elf, Option<u32>), BootEr
     let head = source.read(0, Elf::head_bytes(name, front)?)?;
     let elf = Elf::parse(name, &head)?;
     for segment in &elf.segments {
-        let needed = segment.offset + segment.file_bytes;
-        if needed > source.bytes() {
-            let (name, bytes) = (name.to_owned(), source.bytes());
-            return Err(BootError::Truncated {
-                name,
-                what: "a segment",
-                needed,
-                bytes,
-            });
-        }
+        segment.in_file(source)?;
     }
     let mut pvh = None;
     for &(offset, bytes) in &elf.notes {
         pvh = pvh.or(elf::pvh_entry(&source.read(offset, bytes)?));
     }
-    entry(name, &elf, pvh, None)?;
     Ok((elf, pvh))
 }
 

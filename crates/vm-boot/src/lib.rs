@@ -5,10 +5,10 @@
 //!
 //! | type | what it is |
 //! |---|---|
-//! | [`Image`] | a kernel: ELF `vmlinux` (PVH or 64-bit entry), or bzImage, decompressed on the host or entered as is |
+//! | [`Image`] | a kernel: ELF `vmlinux` (PVH or 64-bit entry), bzImage (decompressed on the host, or entered as is), multiboot, flat binary |
 //! | [`Form`] | how a kernel file is to be taken, if not as what it looks like |
-//! | [`Initrd`] | an initial RAM disk |
-//! | [`Boot`] | image, initrd, command line, vCPUs and platform; [`Boot::load`] puts them into memory |
+//! | [`Initrd`] | an initial RAM disk, or a multiboot module |
+//! | [`Boot`] | image, initrds, command line, vCPUs and platform; [`Boot::load`] puts them into memory |
 //! | [`Protocol`] | how the kernel is entered |
 //! | [`Platform`], [`VirtioWindows`], [`VirtioWindow`] | the addresses, ports and lines that the tables describe |
 //! | [`AcpiTables`], [`AcpiTable`] | RSDP, XSDT, FADT, MADT, DSDT |
@@ -34,11 +34,13 @@ mod bzimage;
 mod elf;
 mod error;
 mod image;
+mod initrd;
 mod le;
 mod linux64;
 mod load;
 mod lz4;
 mod map;
+mod multiboot;
 mod payload;
 mod platform;
 mod pvh;

@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::bzimage::{BzImage, Payload};
 use crate::elf::{self, Class, Elf, Segment};
-use crate::image::{Form, Image, Kind};
+use crate::image::{Form, Image, Kind, Raw};
 use crate::le::index;
 use crate::map::FIRST_MIB;
 use crate::source::Source;
@@ -42,14 +42,15 @@ pub(crate) fn place(
 ) -> Result<Placed, BootError> {
     let source = &kernel.source;
     let name = source.name();
-    let (elf, pvh) = match &kernel.kind {
-        Kind::Elf { elf, pvh } => {
+    let (elf, ways) = match &kernel.kind {
+        Kind::Raw(raw) => return raw_bytes(source, raw, wanted, ram, layout),
+        Kind::Elf { elf, ways } => {
             inside(name, &elf.segments, layout)?;
             for segment in &elf.segments {
                 source.copy(segment.offset, segment.file_bytes, ram, segment.address)?;
                 zero_tail(ram, segment)?;
             }
-            (elf.clone(), *pvh)
+            (elf.clone(), ways.clone())
         }
         Kind::BzImage(container) => {
             let form = if wanted == Some(Protocol::Linux32) {
@@ -65,10 +66,11 @@ pub(crate) fn place(
             if elf.class == Class::Elf32 && pvh.is_none() {
                 return as_is(source, container, wanted, ram, layout);
             }
-            (elf, pvh)
+            let ways = elf.ways(pvh, None);
+            (elf, ways)
         }
     };
-    let (protocol, entry) = image::entry(name, &elf, pvh, wanted)?;
+    let (protocol, entry) = elf.enter(name, &ways, wanted)?;
     Ok(Placed {
         protocol,
         entry,
@@ -86,10 +88,31 @@ fn as_is(
     layout: RamLayout,
 ) -> Result<Placed, BootError> {
     let as_is = container.as_is(source)?;
-    let (protocol, entry) = as_is.entry(source.name(), wanted)?;
+    let (protocol, entry) = image::choose(source.name(), &as_is.ways(), wanted)?;
     let segment = as_is.segment;
     inside(source.name(), &[segment], layout)?;
     source.copy(segment.offset, segment.file_bytes, ram, segment.address)?;
+    Ok(Placed {
+        protocol,
+        entry,
+        end: segment.address + segment.bytes,
+    })
+}
+
+/// Loads bytes that have one way in.
+fn raw_bytes(
+    source: &Source,
+    raw: &Raw,
+    wanted: Option<Protocol>,
+    ram: &GuestRam,
+    layout: RamLayout,
+) -> Result<Placed, BootError> {
+    let ways = [(raw.protocol, raw.entry)];
+    let (protocol, entry) = image::choose(source.name(), &ways, wanted)?;
+    let segment = raw.segment;
+    inside(source.name(), &[segment], layout)?;
+    source.copy(segment.offset, segment.file_bytes, ram, segment.address)?;
+    zero_tail(ram, &segment)?;
     Ok(Placed {
         protocol,
         entry,

@@ -10,6 +10,8 @@ use vm_cpu::RamLayout;
 pub(crate) const GDT: u64 = 0x1000;
 /// `hvm_start_info`, its module list and its memory map.
 pub(crate) const START_INFO: u64 = 0x2000;
+/// Bytes at [`START_INFO`], up to the zero page. A multiboot kernel's information goes there too.
+pub(crate) const START_INFO_BYTES: usize = 0x5000;
 /// The zero page (`struct boot_params`).
 pub(crate) const ZERO_PAGE: u64 = 0x7000;
 /// The top of a small stack for the 64-bit entry.

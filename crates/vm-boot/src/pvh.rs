@@ -9,12 +9,12 @@ use crate::map::{ACPI, COMMAND_LINE, START_INFO};
 
 const MAGIC: u32 = 0x336e_c578;
 const VERSION: u32 = 1;
-const START_INFO_BYTES: u64 = 56;
+const HEADER_BYTES: u64 = 56;
 const MODULE_BYTES: u64 = 32;
 
 /// The start info, the module list and the memory map, to be written at [`START_INFO`].
 pub(crate) fn start_info(handover: &Handover<'_>) -> Vec<u8> {
-    let modules = START_INFO + START_INFO_BYTES;
+    let modules = START_INFO + HEADER_BYTES;
     let map = modules + MODULE_BYTES;
     let entries = u32::try_from(handover.map.len()).unwrap_or(u32::MAX);
     let mut out = Vec::new();

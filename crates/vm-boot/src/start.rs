@@ -6,6 +6,7 @@
 use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs, Table};
 
 use crate::map::{GDT, PAGE_TABLES, STACK_TOP, START_INFO, ZERO_PAGE};
+use crate::multiboot::LOADER_MAGIC;
 
 /// Selectors that Linux' 64-bit protocol names `__BOOT_CS` and `__BOOT_DS` (`boot.rst`, "64-bit
 /// Boot Protocol").
@@ -53,6 +54,14 @@ pub(crate) fn pvh(entry: u64) -> Start {
             ..segments(CODE32)
         },
     }
+}
+
+/// Multiboot: as PVH, EAX with the loader's magic, EBX at the information structure (Multiboot
+/// 0.6.96, 3.2).
+pub(crate) fn multiboot(entry: u64) -> Start {
+    let mut start = pvh(entry);
+    start.gprs.rax = LOADER_MAGIC.into();
+    start
 }
 
 /// Linux' 32-bit entry: protected mode without paging, ESI at the zero page (`boot.rst`, "32-bit Boot

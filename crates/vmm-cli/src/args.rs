@@ -36,12 +36,19 @@ pub(crate) enum Verb {
 )]
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// Kernel image: ELF vmlinux, PVH ELF, or bzImage
+    /// Kernel image: ELF vmlinux, PVH ELF, bzImage, or multiboot (version 1) kernel
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
-    /// Initial ramdisk
+    /// How to take the kernel file: auto (by its contents), as-is (a bzImage that decompresses
+    /// itself), flat (raw 32-bit code)
+    #[arg(long, value_name = "FORM")]
+    pub(crate) kernel_form: Option<String>,
+    /// Guest address of a flat kernel, at least 1 MiB; it is entered there
+    #[arg(long, value_name = "ADDRESS", allow_hyphen_values = true)]
+    pub(crate) load_address: Option<String>,
+    /// Initial ramdisk. May be repeated: Linux gets all as one, a multiboot kernel as modules
     #[arg(long, value_name = "FILE")]
-    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) initrd: Vec<PathBuf>,
     /// Kernel command line
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) append: Option<String>,

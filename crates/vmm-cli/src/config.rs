@@ -9,9 +9,10 @@ use anyhow::{Context, anyhow, ensure};
 use log::LevelFilter;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use vm_boot::{Platform, VirtioWindows};
+use vm_boot::{Form, Platform, VirtioWindows};
 use vm_cfg::{Bounded, Builder, Tree};
 use vm_core::VmSpec;
+use vm_cpu::RamLayout;
 use vm_devices::DiskAccess;
 
 use crate::args::RunArgs;
@@ -21,7 +22,8 @@ use crate::args::RunArgs;
 pub(crate) struct RunSpec {
     pub(crate) vm: VmSpec,
     pub(crate) kernel: PathBuf,
-    pub(crate) initrd: Option<PathBuf>,
+    pub(crate) form: Form,
+    pub(crate) initrds: Vec<PathBuf>,
     pub(crate) append: String,
     pub(crate) engine: EngineChoice,
     pub(crate) disks: Vec<DiskSpec>,
@@ -74,8 +76,29 @@ pub(crate) enum EngineChoice {
 #[derive(Deserialize)]
 struct BootSection {
     kernel: Option<PathBuf>,
-    initrd: Option<PathBuf>,
+    #[serde(default)]
+    form: FormChoice,
+    load_address: Option<Bounded<{ Form::FLAT_ADDRESS }, { RamLayout::HOLE_START }>>,
+    initrd: Option<OneOrMore>,
     append: String,
+}
+
+/// How the kernel file is to be taken.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Default)]
+#[serde(rename_all = "kebab-case")]
+enum FormChoice {
+    #[default]
+    Auto,
+    AsIs,
+    Flat,
+}
+
+/// A path, or a list of them.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(PathBuf),
+    More(Vec<PathBuf>),
 }
 
 #[derive(Deserialize)]
@@ -139,7 +162,12 @@ pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
     Ok(RunSpec {
         vm,
         kernel,
-        initrd: boot.initrd,
+        form: form(boot.form, boot.load_address)?,
+        initrds: match boot.initrd {
+            None => Vec::new(),
+            Some(OneOrMore::One(path)) => vec![path],
+            Some(OneOrMore::More(paths)) => paths,
+        },
         append: boot.append,
         engine: run.engine,
         disks,
@@ -150,6 +178,23 @@ pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
         control: run.control,
         json: args.json,
         log: args.log.map_or(LevelFilter::Warn, LevelFilter::from),
+    })
+}
+
+fn form<const A: u64, const B: u64>(
+    choice: FormChoice,
+    address: Option<Bounded<A, B>>,
+) -> anyhow::Result<Form> {
+    ensure!(
+        address.is_none() || choice == FormChoice::Flat,
+        "a load address is for a flat kernel: say --kernel-form flat too, or leave it out"
+    );
+    Ok(match choice {
+        FormChoice::Auto => Form::Auto,
+        FormChoice::AsIs => Form::AsIs,
+        FormChoice::Flat => Form::Flat {
+            address: address.map_or(Form::FLAT_ADDRESS, Bounded::get),
+        },
     })
 }
 
@@ -200,6 +245,17 @@ fn disk_flags(flags: &[PathBuf]) -> anyhow::Result<Option<String>> {
     Ok((!list.is_empty()).then(|| format!("[{}]", list.join(", "))))
 }
 
+/// `--initrd` flags as the list that replaces a file's.
+fn initrd_flags(flags: &[PathBuf]) -> anyhow::Result<Option<String>> {
+    let mut list = Vec::new();
+    for flag in flags {
+        let text = flag.to_str();
+        let text = text.ok_or_else(|| anyhow!("--initrd {}: not UTF-8", flag.display()))?;
+        list.push(quoted(text));
+    }
+    Ok((!list.is_empty()).then(|| format!("[{}]", list.join(", "))))
+}
+
 /// Flags are overrides by another name.
 fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
     let file = |path: &Option<PathBuf>, flag: &str| {
@@ -213,7 +269,9 @@ fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
     };
     let flags = [
         ("boot.kernel", file(&args.kernel, "--kernel")?),
-        ("boot.initrd", file(&args.initrd, "--initrd")?),
+        ("boot.form", args.kernel_form.clone()),
+        ("boot.load_address", args.load_address.clone()),
+        ("boot.initrd", initrd_flags(&args.initrd)?),
         ("boot.append", args.append.as_deref().map(quoted)),
         ("vm.cpus", args.cpus.clone()),
         ("vm.memory", args.memory.clone()),
@@ -271,7 +329,7 @@ mod tests {
         let path = dir.path().join("vm.toml");
         std::fs::write(
             &path,
-            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = 'i'\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nrng = true\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
+            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nrng = true\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
         )
         .unwrap();
         let by_file = read(&args(&["--config", path.to_str().unwrap()])).unwrap();
@@ -285,6 +343,12 @@ mod tests {
             "k",
             "--initrd",
             "i",
+            "--initrd",
+            "j",
+            "--kernel-form",
+            "flat",
+            "--load-address",
+            "0x200000",
             "--append",
             "a \"b\" \\ c",
             "--debug-exit",
@@ -301,7 +365,10 @@ mod tests {
         ]));
         let by_flags = by_flags.unwrap();
         assert_eq!(by_flags.kernel, by_file.kernel);
-        assert_eq!(by_flags.initrd, by_file.initrd);
+        assert_eq!(by_flags.initrds, [PathBuf::from("i"), "j".into()]);
+        assert_eq!(by_flags.initrds, by_file.initrds);
+        assert_eq!(by_flags.form, Form::Flat { address: 0x20_0000 });
+        assert_eq!(by_flags.form, by_file.form);
         assert_eq!(by_flags.debug_exit, by_file.debug_exit);
         assert_eq!(by_flags.engine, by_file.engine);
         assert_eq!(by_flags.control, Some("s".into()));
@@ -317,6 +384,33 @@ mod tests {
         assert_eq!(by_flags.vm.memory_bytes, by_file.vm.memory_bytes);
         assert_eq!(by_flags.vm.on_reset, by_file.vm.on_reset);
         assert_eq!(by_flags.append, "a \"b\" \\ c");
+    }
+
+    #[test]
+    fn one_initrd_needs_no_list_and_the_kernel_is_recognised_unless_said() {
+        let set = ["--kernel", "k", "--set", "boot.initrd='i'"];
+        let spec = read(&args(&set)).unwrap();
+        assert_eq!(spec.initrds, [PathBuf::from("i")]);
+        assert_eq!(spec.form, Form::Auto);
+        let as_is = ["--kernel", "k", "--kernel-form", "as-is"];
+        assert_eq!(read(&args(&as_is)).unwrap().form, Form::AsIs);
+        let flat = ["--kernel", "k", "--kernel-form", "flat"];
+        let address = Form::FLAT_ADDRESS;
+        assert_eq!(read(&args(&flat)).unwrap().form, Form::Flat { address });
+    }
+
+    #[test]
+    fn a_load_address_without_a_flat_kernel_or_below_1_mib_is_refused() {
+        let refused = |rest: &[&str]| {
+            let line = [&["--kernel", "k"], rest].concat();
+            format!("{:#}", read(&args(&line)).unwrap_err())
+        };
+        let text = refused(&["--load-address", "0x200000"]);
+        assert!(text.contains("--kernel-form flat"), "{text}");
+        let text = refused(&["--kernel-form", "flat", "--load-address", "0x7c00"]);
+        assert!(text.contains("load_address"), "{text}");
+        let text = refused(&["--kernel-form", "elf"]);
+        assert!(text.contains("as-is"), "{text}");
     }
 
     #[test]

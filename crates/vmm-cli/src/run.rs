@@ -150,10 +150,11 @@ fn unfinished(e: VmError) -> Failure {
 }
 
 fn boot(spec: &RunSpec) -> anyhow::Result<Boot> {
-    let image = Image::open(&spec.kernel)?;
+    let image = Image::open_as(&spec.kernel, spec.form)?;
     log::info!(target: "vmm", "{}: {}", spec.kernel.display(), image.describe());
-    let initrd = spec.initrd.as_ref().map(Initrd::open).transpose()?;
-    let boot = Boot::new(image, initrd, &spec.append, spec.vm.vcpus)?;
+    let initrds = spec.initrds.iter().map(Initrd::open);
+    let initrds = initrds.collect::<Result<Vec<_>, _>>()?;
+    let boot = Boot::new(image, initrds, &spec.append, spec.vm.vcpus)?;
     Ok(boot.with_platform(spec.platform()))
 }
 

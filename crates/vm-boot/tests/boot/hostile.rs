@@ -4,24 +4,30 @@
 //! Outside bytes: whatever they are, the answer is a kernel or an error, never a panic.
 
 use proptest::prelude::*;
-use vm_boot::{Boot, Image, Initrd, Protocol};
+use vm_boot::{Boot, Form, Image, Initrd, Protocol};
 
 use crate::compressed::{GZIP, LZ4, XZ, ZSTD};
 use crate::fixture::{Elf, MIB, bzimage, hex, layout, with_trailer};
 
-/// Opens, and loads in both ways if it opens.
+/// Opens, and loads in every way if it opens.
 fn try_everything(bytes: &[u8]) {
     let layout = layout(4 * MIB);
-    for protocol in [Protocol::Pvh, Protocol::Linux64] {
-        let Ok(image) = Image::from_bytes("kernel", bytes.to_owned()) else {
-            return;
+    let ram = layout.allocate().expect("guest memory");
+    for (protocol, form) in [
+        (Protocol::Pvh, Form::Auto),
+        (Protocol::Linux64, Form::Auto),
+        (Protocol::Multiboot, Form::Auto),
+        (Protocol::Linux32, Form::AsIs),
+        (Protocol::Linux64, Form::AsIs),
+    ] {
+        let Ok(image) = Image::from_bytes_as("kernel", bytes.to_owned(), form) else {
+            continue;
         };
         assert!(!image.describe().is_empty());
         let initrd = Initrd::from_bytes("initrd", vec![1; 100]).expect("not empty");
         let Ok(boot) = Boot::new(image, Some(initrd), "", 1) else {
-            return;
+            continue;
         };
-        let ram = layout.allocate().expect("guest memory");
         if let Ok(start) = boot.with_protocol(protocol).load(&ram, layout) {
             assert!(
                 (MIB..4 * MIB).contains(&start.gprs.rip),
@@ -41,6 +47,9 @@ fn valid() -> impl Strategy<Value = Vec<u8>> {
         bzimage(&with_trailer(hex(ZSTD), size)),
         bzimage(&with_trailer(hex(LZ4), size)),
         bzimage(&Elf::linux().bytes()),
+        bzimage(b"BZh91AY&SY and more of it"),
+        crate::multiboot::elf(3).bytes(),
+        crate::multiboot::binary([0x20_0020, 0x20_0000, 0x20_0080, 0x20_0100, 0x20_0004]),
     ])
 }
 

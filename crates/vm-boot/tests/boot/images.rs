@@ -249,7 +249,7 @@ fn only_a_bzimage_is_entered_as_is() {
     let ram = layout.allocate().expect("guest memory");
     let boot = boot(Elf::linux().image()).with_protocol(Protocol::Linux32);
     let error = boot.load(&ram, layout).expect_err("no 32-bit entry");
-    assert!(error.to_string().contains("no bzImage"), "{error}");
+    assert!(error.to_string().contains("give the bzImage"), "{error}");
 }
 
 #[test]
