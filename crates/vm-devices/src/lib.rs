@@ -40,6 +40,7 @@ mod i8042;
 mod ioapic;
 mod post;
 mod serial;
+mod stream;
 mod virtio;
 
 pub use acpi_pm::AcpiPm;
@@ -48,5 +49,6 @@ pub use debug_exit::DebugExit;
 pub use i8042::I8042;
 pub use ioapic::IoApic;
 pub use post::PostPort;
-pub use serial::{Serial, SerialInput, SerialSpec};
+pub use serial::{Serial, SerialSpec};
+pub use stream::SerialInput;
 pub use virtio::{DiskAccess, DiskError, DiskImage, GuestRam, Virtio};

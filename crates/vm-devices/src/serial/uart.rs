@@ -30,6 +30,8 @@ use vm_pdm::{IrqLine, Level};
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial as Registers};
 
+use crate::stream::{BACKLOG, Port};
+
 const DATA: u8 = 0;
 const IER: u8 = 1;
 /// Read: IIR; written: FCR.
@@ -51,8 +53,6 @@ const MCR_LOOP: u8 = 1 << 4;
 const LSR_DATA_READY: u8 = 1;
 const LSR_TRANSMIT_EMPTY: u8 = 0b0110_0000;
 
-/// Bytes of host input that wait for the guest.
-pub(super) const BACKLOG: usize = 1024;
 /// Bytes vm-superio's receive FIFO holds.
 const FIFO: usize = 64;
 /// Free bytes of the outbox without which the transmitter is not empty: drivers fill a whole FIFO
@@ -116,6 +116,60 @@ impl Write for Outbox {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Port for Uart {
+    const LOG: &'static str = "device.serial";
+
+    fn push(&mut self, bytes: &[u8]) -> usize {
+        if self.held {
+            return 0;
+        }
+        let taken = bytes.len().min(BACKLOG - self.backlog.len());
+        self.backlog.extend(&bytes[..taken]);
+        self.settle();
+        taken
+    }
+
+    fn wants_input(&self) -> bool {
+        self.backlog.is_empty() && !self.held
+    }
+
+    fn take(&mut self, chunk: &mut Vec<u8>, limit: usize) {
+        let outbox = self.registers.writer_mut();
+        let count = outbox.bytes.len().min(limit);
+        chunk.extend(outbox.bytes.drain(..count));
+        if self.held {
+            return;
+        }
+        let half = self.registers.writer().capacity / 2;
+        if self.transmitter == Transmitter::Full && self.free() >= half {
+            self.transmitter = Transmitter::Due;
+        }
+        self.settle();
+    }
+
+    fn queued(&self) -> usize {
+        self.registers.writer().bytes.len()
+    }
+
+    fn is_ripe(&self) -> bool {
+        let bytes = &self.registers.writer().bytes;
+        bytes.back() == Some(&b'\n') || bytes.len() >= ROOM
+    }
+
+    fn hold(&mut self) {
+        self.held = true;
+    }
+
+    fn release(&mut self) {
+        self.held = false;
+        self.settle();
+    }
+
+    fn is_held(&self) -> bool {
+        self.held
     }
 }
 
@@ -193,67 +247,9 @@ impl Uart {
         self.settle();
     }
 
-    /// Host input; returns how many bytes were taken: none while held.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> usize {
-        if self.held {
-            return 0;
-        }
-        let taken = bytes.len().min(BACKLOG - self.backlog.len());
-        self.backlog.extend(&bytes[..taken]);
-        self.settle();
-        taken
-    }
-
-    /// Whether host input should be read: all that came before has reached the FIFO.
-    pub(super) fn wants_input(&self) -> bool {
-        self.backlog.is_empty() && !self.held
-    }
-
-    /// Moves at most `limit` bytes of output into `chunk`. While held only power-off does so, and
-    /// the chip itself does not notice.
-    pub(super) fn take(&mut self, chunk: &mut Vec<u8>, limit: usize) {
-        let outbox = self.registers.writer_mut();
-        let count = outbox.bytes.len().min(limit);
-        chunk.extend(outbox.bytes.drain(..count));
-        if self.held {
-            return;
-        }
-        let half = self.registers.writer().capacity / 2;
-        if self.transmitter == Transmitter::Full && self.free() >= half {
-            self.transmitter = Transmitter::Due;
-        }
-        self.settle();
-    }
-
-    /// Bytes of output that wait.
-    pub(super) fn queued(&self) -> usize {
-        self.registers.writer().bytes.len()
-    }
-
-    /// Whether output should be written now: a line is complete, or much waits.
-    pub(super) fn is_ripe(&self) -> bool {
-        let bytes = &self.registers.writer().bytes;
-        bytes.back() == Some(&b'\n') || bytes.len() >= ROOM
-    }
-
     /// Bytes of output that a guest wrote without looking, and that were dropped.
     pub(super) fn lost(&self) -> u64 {
         self.registers.writer().lost
-    }
-
-    /// Suspended: input and output stand still, so nothing changes until a release.
-    pub(super) fn hold(&mut self) {
-        self.held = true;
-    }
-
-    /// Takes up input and output again.
-    pub(super) fn release(&mut self) {
-        self.held = false;
-        self.settle();
-    }
-
-    pub(super) fn is_held(&self) -> bool {
-        self.held
     }
 
     fn free(&self) -> usize {

@@ -1,7 +1,7 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The thread `io-serial`: from the host's input to the backlog.
+//! The thread `io-NAME`: from the host's input to the backlog.
 //!
 //! It reads only while the backlog is empty, and otherwise does not even watch the input: what the
 //! guest is slow to take stays with whoever sends it.
@@ -11,13 +11,12 @@ use std::sync::Arc;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
-use super::uart::BACKLOG;
-use super::{SerialInput, Shared, Stop};
+use super::{BACKLOG, Port, SerialInput, Shared, Stop};
 
 type Input = Box<dyn SerialInput>;
 
 /// Reads until power-off; gives the input back.
-pub(super) fn run(shared: &Arc<Shared>, input: Input) -> Input {
+pub(super) fn run<P: Port>(shared: &Arc<Shared<P>>, input: Input) -> Input {
     let reader = Reader {
         shared: Arc::clone(shared),
         input,
@@ -27,14 +26,14 @@ pub(super) fn run(shared: &Arc<Shared>, input: Input) -> Input {
     let mut manager = match EventManager::new() {
         Ok(manager) => manager,
         Err(error) => {
-            log::warn!(target: "device.serial", "no input, for want of an epoll descriptor: {error}");
+            log::warn!(target: P::LOG, "no input, for want of an epoll descriptor: {error}");
             return reader.input;
         }
     };
     let id = manager.add_subscriber(reader);
     while shared.lock().stop == Stop::Run {
         if let Err(error) = manager.run() {
-            log::warn!(target: "device.serial", "no input from here on: {error}");
+            log::warn!(target: P::LOG, "no input from here on: {error}");
             break;
         }
     }
@@ -44,8 +43,8 @@ pub(super) fn run(shared: &Arc<Shared>, input: Input) -> Input {
         .input
 }
 
-struct Reader {
-    shared: Arc<Shared>,
+struct Reader<P> {
+    shared: Arc<Shared<P>>,
     input: Input,
     watch: Watch,
     /// Read, but refused because the VM was suspended meanwhile.
@@ -65,10 +64,10 @@ enum Watch {
     Ended,
 }
 
-impl MutEventSubscriber for Reader {
+impl<P: Port> MutEventSubscriber for Reader<P> {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         if let Err(error) = ops.add(Events::new(&self.shared.wake, EventSet::IN)) {
-            log::warn!(target: "device.serial", "no input, it cannot be waited for: {error}");
+            log::warn!(target: P::LOG, "no input, it cannot be waited for: {error}");
             return;
         }
         self.advance(ops);
@@ -86,7 +85,7 @@ impl MutEventSubscriber for Reader {
     }
 }
 
-impl Reader {
+impl<P: Port> Reader<P> {
     /// Reads as far as the guest wants input; watches, or waits to be wanted.
     fn advance(&mut self, ops: &mut EventOps<'_>) {
         while self.is_wanted() {
@@ -104,9 +103,9 @@ impl Reader {
     /// Whether the backlog is empty. If not, the next to empty it wakes this thread.
     fn is_wanted(&mut self) -> bool {
         let mut state = self.shared.lock();
-        let taken = state.uart.push(&self.carry);
+        let taken = state.port.push(&self.carry);
         self.carry.drain(..taken);
-        let wanted = self.carry.is_empty() && state.uart.wants_input() && state.stop == Stop::Run;
+        let wanted = self.carry.is_empty() && state.port.wants_input() && state.stop == Stop::Run;
         state.input_waits = !wanted;
         wanted
     }
@@ -119,7 +118,7 @@ impl Reader {
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => {
-                log::warn!(target: "device.serial", "no input from here on: {error}");
+                log::warn!(target: P::LOG, "no input from here on: {error}");
                 self.unwatch(ops, Watch::Ended);
             }
         }
@@ -135,7 +134,7 @@ impl Reader {
                 Watch::Needless
             }
             Err(error) => {
-                log::warn!(target: "device.serial", "no input, it cannot be waited for: {error}");
+                log::warn!(target: P::LOG, "no input, it cannot be waited for: {error}");
                 Watch::Ended
             }
         };
@@ -145,7 +144,7 @@ impl Reader {
         if self.watch == Watch::On {
             let fd = self.input.as_raw_fd();
             if let Err(error) = ops.remove(Events::new_raw(fd, EventSet::IN)) {
-                log::warn!(target: "device.serial", "input is still watched: {error}");
+                log::warn!(target: P::LOG, "input is still watched: {error}");
             }
         }
         self.watch = then;

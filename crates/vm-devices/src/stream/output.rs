@@ -1,7 +1,7 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The thread `io-serial-out`: from the outbox to the sink.
+//! The thread `io-NAME-out`: from the outbox to the sink.
 //!
 //! It alone writes to the sink and may block in it. Bytes leave the outbox before they are written,
 //! so a write that is stuck changes nothing the guest can see. A started line is waited for a moment,
@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Write};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Shared, Sink, State, Stop};
+use super::{Port, Shared, Sink, State, Stop};
 
 /// Bytes of one write at most.
 const CHUNK: usize = 4096;
@@ -32,17 +32,17 @@ pub(super) enum Waits {
 }
 
 /// Whether the thread waits for what is there now.
-pub(super) fn is_due(state: &State) -> bool {
+pub(super) fn is_due(state: &State<impl Port>) -> bool {
     let due = match state.output_waits {
         Waits::No => false,
-        Waits::Any => state.uart.queued() > 0,
-        Waits::Ripe => state.uart.is_ripe(),
+        Waits::Any => state.port.queued() > 0,
+        Waits::Ripe => state.port.is_ripe(),
     };
-    due && !state.uart.is_held()
+    due && !state.port.is_held()
 }
 
 /// Writes until power-off; gives the sink back.
-pub(super) fn run(shared: &Arc<Shared>, mut sink: Sink) -> Sink {
+pub(super) fn run<P: Port>(shared: &Arc<Shared<P>>, mut sink: Sink) -> Sink {
     let mut chunk = Vec::with_capacity(CHUNK);
     let mut failed = false;
     while next(shared, &mut chunk) {
@@ -50,7 +50,7 @@ pub(super) fn run(shared: &Arc<Shared>, mut sink: Sink) -> Sink {
             && !failed
         {
             failed = true;
-            log::warn!(target: "device.serial", "output is lost from here on: {error}");
+            log::warn!(target: P::LOG, "output is lost from here on: {error}");
         }
         chunk.clear();
     }
@@ -58,16 +58,16 @@ pub(super) fn run(shared: &Arc<Shared>, mut sink: Sink) -> Sink {
 }
 
 /// Waits for output and moves it into `chunk`; `false`: it is time to end.
-fn next(shared: &Shared, chunk: &mut Vec<u8>) -> bool {
+fn next(shared: &Shared<impl Port>, chunk: &mut Vec<u8>) -> bool {
     let mut state = shared.lock();
     let mut line_ends = None;
     loop {
-        let idle = state.uart.queued() == 0;
+        let idle = state.port.queued() == 0;
         match state.stop {
             Stop::Abandon => return false,
             Stop::Drain if idle => return false,
             Stop::Drain => break,
-            Stop::Run if idle || state.uart.is_held() => {
+            Stop::Run if idle || state.port.is_held() => {
                 line_ends = None;
                 state.output_waits = Waits::Any;
                 state = shared
@@ -75,7 +75,7 @@ fn next(shared: &Shared, chunk: &mut Vec<u8>) -> bool {
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
             }
-            Stop::Run if state.uart.is_ripe() => break,
+            Stop::Run if state.port.is_ripe() => break,
             Stop::Run => {
                 let now = Instant::now();
                 let until = *line_ends.get_or_insert(now + LINE);
@@ -92,13 +92,13 @@ fn next(shared: &Shared, chunk: &mut Vec<u8>) -> bool {
         }
     }
     state.output_waits = Waits::No;
-    state.uart.take(chunk, CHUNK);
+    state.port.take(chunk, CHUNK);
     shared.after(state);
     true
 }
 
 /// Writes all of `bytes`, however long the sink takes, unless power-off abandons it.
-fn put(shared: &Shared, sink: &mut dyn Write, mut bytes: &[u8]) -> std::io::Result<()> {
+fn put(shared: &Shared<impl Port>, sink: &mut dyn Write, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         match sink.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
@@ -112,9 +112,9 @@ fn put(shared: &Shared, sink: &mut dyn Write, mut bytes: &[u8]) -> std::io::Resu
 }
 
 /// Waits a little; `false`: power-off has abandoned what is left.
-fn retry(shared: &Shared) -> bool {
+fn retry<P: Port>(shared: &Shared<P>) -> bool {
     let state = shared.lock();
-    let abandoned = |state: &mut State| state.stop != Stop::Abandon;
+    let abandoned = |state: &mut State<P>| state.stop != Stop::Abandon;
     let (state, _) = shared
         .output
         .wait_timeout_while(state, RETRY, abandoned)
