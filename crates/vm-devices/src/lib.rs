@@ -1,8 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The devices: 16550, IOAPIC, CMOS, i8042, ACPI registers, virtio disks and entropy, debug exit,
-//! POST port.
+//! The devices: 16550, IOAPIC, CMOS, i8042, ACPI registers, virtio disks, entropy and console,
+//! debug exit, POST port.
 //!
 //! | type | what it is |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | [`I8042`] | the keyboard controller's reset command, nothing else |
 //! | [`AcpiPm`] | sleep control, sleep status and reset registers |
 //! | [`Virtio`] | a virtio-mmio device with a thread of its own: a disk, or a source of entropy |
+//! | [`VirtioConsole`], [`ConsoleSpec`] | a virtio-mmio console, `hvc0` of a Linux guest |
 //! | [`GuestRam`] | the guest memory that they read and write, which tells what they wrote |
 //! | [`DiskImage`], [`DiskAccess`], [`DiskError`] | the file behind a disk, opened and checked |
 //! | [`DebugExit`], [`PostPort`] | a guest ends the VM with a value; a guest tells how far it got |
@@ -51,4 +52,4 @@ pub use ioapic::IoApic;
 pub use post::PostPort;
 pub use serial::{Serial, SerialSpec};
 pub use stream::SerialInput;
-pub use virtio::{DiskAccess, DiskError, DiskImage, GuestRam, Virtio};
+pub use virtio::{ConsoleSpec, DiskAccess, DiskError, DiskImage, GuestRam, Virtio, VirtioConsole};

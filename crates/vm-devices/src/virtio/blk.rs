@@ -28,11 +28,11 @@ use std::io;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
+use super::chain::CHAIN_MAX;
 use super::image::{DiskAccess, DiskImage, SECTOR};
 use super::medium::is_full;
 use super::registers::Kind;
 use super::request::{Backend, Refusal, Request, Stop};
-use super::ring::CHAIN_MAX;
 
 const F_SIZE_MAX: u64 = 1 << 1;
 const F_SEG_MAX: u64 = 1 << 2;

@@ -1,7 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Virtio devices behind virtio-mmio: a disk and a source of entropy.
+//! Virtio devices behind virtio-mmio: a disk and a source of entropy, and on threads of its own kind a
+//! console, see [`console`].
 //!
 //! # Threads
 //! | thread | does | waits on | ends |
@@ -24,6 +25,8 @@
 //! served anew, once; a reset or a power-off drops it.
 
 mod blk;
+mod chain;
+mod console;
 mod image;
 mod medium;
 mod registers;
@@ -43,6 +46,7 @@ use vm_pdm::{
     BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, Link, ResetKind,
 };
 
+pub use console::{ConsoleSpec, VirtioConsole};
 pub use image::{DiskAccess, DiskError, DiskImage};
 
 use blk::Disk;

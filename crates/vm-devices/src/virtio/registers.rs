@@ -15,7 +15,8 @@
 
 use vm_pdm::IrqLine;
 
-use super::ring::{Broken, Chain, F_EVENT_IDX, QUEUE_MAX, Ring};
+use super::chain::Chain;
+use super::ring::{Broken, F_EVENT_IDX, QUEUE_MAX, Ring};
 use crate::GuestRam as Ram;
 
 const MAGIC: u32 = 0x7472_6976;
@@ -275,27 +276,28 @@ impl Registers {
 
     /// Takes a request from the first queue that has one.
     pub(super) fn take(&mut self, ram: &Ram) -> Option<Taken> {
-        if !self.is_live() {
-            return None;
-        }
-        for (queue, ring) in self.rings.iter_mut().enumerate().filter(|(_, r)| r.rung) {
-            match ring.pop(ram) {
-                Ok(Some(chain)) => {
-                    return Some(Taken {
-                        queue,
-                        chain,
-                        features: self.accepted,
-                        epoch: self.epoch,
-                    });
-                }
-                Ok(None) => {}
-                Err(Broken) => {
-                    self.break_down();
-                    return None;
-                }
+        (0..self.rings.len()).find_map(|queue| self.take_from(queue, ram))
+    }
+
+    /// Takes a request from a queue. `None` with [`Registers::is_rung`]: look again.
+    pub(super) fn take_from(&mut self, queue: usize, ram: &Ram) -> Option<Taken> {
+        let is_live = self.is_live();
+        let ring = self
+            .rings
+            .get_mut(queue)
+            .filter(|ring| is_live && ring.rung)?;
+        match ring.pop(ram) {
+            Ok(chain) => chain.map(|chain| Taken {
+                queue,
+                chain,
+                features: self.accepted,
+                epoch: self.epoch,
+            }),
+            Err(Broken) => {
+                self.break_down();
+                None
             }
         }
-        None
     }
 
     /// Gives a request of this epoch back.

@@ -8,11 +8,11 @@
 //! lock, which a reset takes, and only while the epoch is still the request's; what lasts, the I/O on
 //! the host, is done without it.
 
-use vm_memory::{Bytes, GuestAddress};
+use std::sync::MutexGuard;
 
+use super::chain::Fault;
 use super::registers::Taken;
-use super::ring::Segment;
-use super::shared::Shared;
+use super::shared::{Shared, State};
 
 /// Why a request cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,12 @@ pub(super) enum Stop {
     Fault,
     /// The host cannot do it now: it is served anew after a resume.
     Refused(Refusal),
+}
+
+impl From<Fault> for Stop {
+    fn from(_: Fault) -> Self {
+        Self::Fault
+    }
 }
 
 /// Why the host cannot serve a request now, and what to do: see [`vm_pdm::RuntimeError`].
@@ -66,83 +72,35 @@ impl<'a> Request<'a> {
 
     /// Bytes that the device may read.
     pub(super) fn readable_bytes(&self) -> u64 {
-        total(&self.taken.chain.readable)
+        self.taken.chain.readable_bytes()
     }
 
     /// Bytes that the device may write.
     pub(super) fn writable_bytes(&self) -> u64 {
-        total(&self.taken.chain.writable)
+        self.taken.chain.writable_bytes()
     }
 
     /// Fills `to` from the readable part, from byte `offset` on.
     pub(super) fn read(&self, offset: u64, to: &mut [u8]) -> Result<(), Stop> {
-        let ram = &self.shared.ram;
-        let mut at = 0;
-        self.walk(
-            &self.taken.chain.readable,
-            offset,
-            to.len(),
-            |address, n| {
-                let part = to.get_mut(at..at + n).ok_or(Stop::Fault)?;
-                at += n;
-                ram.read_slice(part, GuestAddress(address))
-                    .map_err(|_| Stop::Fault)
-            },
-        )
+        let _state = self.current()?;
+        let chain = &self.taken.chain;
+        Ok(chain.read(&self.shared.ram, offset, to)?)
     }
 
     /// Writes `from` to the writable part, from byte `offset` on.
     pub(super) fn write(&self, offset: u64, from: &[u8]) -> Result<(), Stop> {
-        let ram = &self.shared.ram;
-        let mut at = 0;
-        self.walk(
-            &self.taken.chain.writable,
-            offset,
-            from.len(),
-            |address, n| {
-                let part = from.get(at..at + n).ok_or(Stop::Fault)?;
-                at += n;
-                ram.write_slice(part, GuestAddress(address))
-                    .map_err(|_| Stop::Fault)
-            },
-        )
+        let _state = self.current()?;
+        let chain = &self.taken.chain;
+        Ok(chain.write(&self.shared.ram, offset, from)?)
     }
 
-    /// Calls `copy` with the address and length of each piece of `bytes` bytes from `offset` on.
-    fn walk(
-        &self,
-        segments: &[Segment],
-        offset: u64,
-        bytes: usize,
-        mut copy: impl FnMut(u64, usize) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
+    /// The lock, under which this epoch lasts.
+    fn current(&self) -> Result<MutexGuard<'_, State>, Stop> {
         let state = self.shared.lock();
-        if state.registers.epoch() != self.taken.epoch {
-            return Err(Stop::Reset);
+        if state.registers.epoch() == self.taken.epoch {
+            Ok(state)
+        } else {
+            Err(Stop::Reset)
         }
-        let (mut skip, mut left) = (offset, bytes);
-        for segment in segments {
-            let length = u64::from(segment.bytes);
-            if skip >= length {
-                skip -= length;
-                continue;
-            }
-            let n = usize::try_from(length - skip)
-                .unwrap_or(usize::MAX)
-                .min(left);
-            if n == 0 {
-                break;
-            }
-            let address = segment.address.checked_add(skip).ok_or(Stop::Fault)?;
-            copy(address, n)?;
-            skip = 0;
-            left -= n;
-        }
-        drop(state);
-        if left == 0 { Ok(()) } else { Err(Stop::Fault) }
     }
-}
-
-fn total(segments: &[Segment]) -> u64 {
-    segments.iter().map(|s| u64::from(s.bytes)).sum()
 }

@@ -1,21 +1,16 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! One virtqueue: its registers, and validated descriptor chains (virtio 1.2, 2.7).
-//!
-//! Invariant: a chain that leaves here has an end, at most [`CHAIN_MAX`] descriptors, and its readable
-//! part before its writable part. Everything else is a broken queue. Where the descriptors point is
-//! not looked at here: every access to guest memory checks that anew.
+//! One virtqueue: its registers, and what leaves and comes back (virtio 1.2, 2.7).
 
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
+use super::chain::Chain;
 use crate::GuestRam as Ram;
 
 /// Entries of a queue, at most.
 pub(super) const QUEUE_MAX: u16 = 256;
-/// Descriptors of one chain, at most.
-pub(super) const CHAIN_MAX: usize = 128;
 
 /// Feature: both sides say from which index on they want to be notified.
 pub(super) const F_EVENT_IDX: u64 = 1 << 29;
@@ -23,21 +18,6 @@ pub(super) const F_EVENT_IDX: u64 = 1 << 29;
 /// The guest broke the rules of the queue: only a device reset helps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken;
-
-/// A part of guest memory that a descriptor names; it may lie anywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) address: u64,
-    pub(super) bytes: u32,
-}
-
-/// The descriptors of one request.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Chain {
-    pub(super) head: u16,
-    pub(super) readable: Vec<Segment>,
-    pub(super) writable: Vec<Segment>,
-}
 
 /// One queue.
 #[derive(Debug)]
@@ -124,34 +104,5 @@ impl Ring {
     pub(super) fn complete(&mut self, ram: &Ram, head: u16, bytes: u32) -> Result<bool, Broken> {
         self.queue.add_used(ram, head, bytes).map_err(|_| Broken)?;
         self.queue.needs_notification(ram).map_err(|_| Broken)
-    }
-}
-
-impl Chain {
-    fn collect(mut descriptors: DescriptorChain<&Ram>) -> Result<Self, Broken> {
-        let mut chain = Self {
-            head: descriptors.head_index(),
-            ..Self::default()
-        };
-        // The iterator ends without a word at whatever is wrong: then the last one names a next.
-        let mut is_complete = false;
-        for descriptor in descriptors.by_ref() {
-            if chain.readable.len() + chain.writable.len() == CHAIN_MAX {
-                return Err(Broken);
-            }
-            let segment = Segment {
-                address: descriptor.addr().0,
-                bytes: descriptor.len(),
-            };
-            if descriptor.is_write_only() {
-                chain.writable.push(segment);
-            } else if chain.writable.is_empty() {
-                chain.readable.push(segment);
-            } else {
-                return Err(Broken);
-            }
-            is_complete = !descriptor.has_next();
-        }
-        if is_complete { Ok(chain) } else { Err(Broken) }
     }
 }
