@@ -77,6 +77,10 @@ pub(crate) struct RunArgs {
     /// A source of entropy, /dev/hwrng in the guest
     #[arg(long)]
     pub(crate) rng: bool,
+    /// The console that is this terminal: serial (the default, ttyS0) or virtio (hvc0); or
+    /// virtio:FILE for serial here and hvc0 at a file or a raw terminal device
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) console: Option<String>,
     /// Port of a debug-exit device: a guest write of V ends with status (V << 1) | 1
     #[arg(long, value_name = "PORT", allow_hyphen_values = true)]
     pub(crate) debug_exit: Option<String>,

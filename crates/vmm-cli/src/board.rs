@@ -2,10 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! The machine that `vmm run` builds: COM1, IOAPIC, CMOS, i8042, ACPI registers, POST port, and if
-//! asked for virtio disks, an entropy device and a debug-exit port. Where each lies is `vm_boot::Platform`'s to say to the guest; a test
+//! asked for virtio disks, an entropy device, a virtio console and a debug-exit port. Where each lies is `vm_boot::Platform`'s to say to the guest; a test
 //! here holds the two together.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,24 +12,25 @@ use vm_boot::Platform;
 use vm_core::{Board, BoardCx, BoxError, Built, MachineMsi};
 use vm_cpu::{IrqMode, RamLayout};
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, DebugExit, DiskImage, I8042, IoApic, PostPort, Serial, SerialInput,
-    SerialSpec, Virtio,
+    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskImage, I8042, IoApic, PostPort, Serial,
+    SerialSpec, Virtio, VirtioConsole,
 };
 use vm_pdm::{BusBuilder, Devices, IrqLine};
 
 use crate::config::Entropy;
-
-/// What goes into and comes out of the serial port.
-pub(crate) struct Console {
-    pub(crate) input: Option<Box<dyn SerialInput>>,
-    pub(crate) output: Box<dyn Write + Send>,
-}
+use crate::console::Console;
 
 /// What the host lends to the machine.
 pub(crate) struct Peripherals {
-    pub(crate) console: Console,
+    pub(crate) serial: Console,
+    pub(crate) virtio: VirtioPeripherals,
+}
+
+/// And to its virtio devices.
+pub(crate) struct VirtioPeripherals {
     pub(crate) disks: Vec<DiskImage>,
     pub(crate) entropy: Entropy,
+    pub(crate) console: Option<Console>,
 }
 
 /// Makes the devices, once.
@@ -72,14 +72,11 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
         devices.add(debug_exit)?;
     }
     let irq = IrqLine::new(ioapic.clone(), platform.com1_irq);
-    let Console { input, output } = host.console;
+    let Console { input, output } = host.serial;
     let serial = Serial::new(SerialSpec::default(), irq, input, output)?;
     serial.attach(&mut bus)?;
     devices.add(serial)?;
-    for device in virtio(cx, &ioapic, host.disks, host.entropy, platform)? {
-        device.attach(&mut bus)?;
-        devices.add(device)?;
-    }
+    virtio(cx, &ioapic, host.virtio, platform, (&mut bus, &mut devices))?;
 
     Ok(Built {
         devices,
@@ -92,27 +89,37 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
 fn virtio(
     cx: BoardCx<'_>,
     ioapic: &Arc<IoApic>,
-    disks: Vec<DiskImage>,
-    entropy: Entropy,
+    host: VirtioPeripherals,
     platform: &Platform,
-) -> Result<Vec<Arc<Virtio>>, BoxError> {
+    (bus, devices): (&mut BusBuilder, &mut Devices),
+) -> Result<(), BoxError> {
     let mut windows = platform.virtio.iter();
     let mut next = || {
         let window = windows.next().ok_or("the platform has no window left")?;
         let irq = IrqLine::new(Arc::clone(ioapic) as _, window.irq);
         Ok::<_, BoxError>((u64::from(window.addr), irq))
     };
-    let mut made = Vec::new();
-    for (n, image) in disks.into_iter().enumerate() {
+    for (n, image) in host.disks.into_iter().enumerate() {
         let (address, irq) = next()?;
         let name = format!("disk{n}");
-        made.push(Virtio::disk(&name, address, irq, cx.ram.clone(), image));
+        let disk = Virtio::disk(&name, address, irq, cx.ram.clone(), image);
+        disk.attach(bus)?;
+        devices.add(disk)?;
     }
-    if entropy == Entropy::Device {
+    if host.entropy == Entropy::Device {
         let (address, irq) = next()?;
-        made.push(Virtio::entropy("rng0", address, irq, cx.ram.clone()));
+        let entropy = Virtio::entropy("rng0", address, irq, cx.ram.clone());
+        entropy.attach(bus)?;
+        devices.add(entropy)?;
     }
-    Ok(made)
+    if let Some(Console { input, output }) = host.console {
+        let (address, irq) = next()?;
+        let spec = ConsoleSpec::new("console0", address);
+        let console = VirtioConsole::new(spec, irq, cx.ram.clone(), input, output)?;
+        console.attach(bus)?;
+        devices.add(console)?;
+    }
+    Ok(())
 }
 
 /// The host's time; a host before 1970 shows the guest 1970.

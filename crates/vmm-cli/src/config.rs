@@ -16,6 +16,7 @@ use vm_cpu::RamLayout;
 use vm_devices::DiskAccess;
 
 use crate::args::RunArgs;
+use crate::console::Choice;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(crate) struct RunSpec {
     pub(crate) engine: EngineChoice,
     pub(crate) disks: Vec<DiskSpec>,
     pub(crate) entropy: Entropy,
+    pub(crate) console: Choice,
     pub(crate) debug_exit: Option<u16>,
     pub(crate) control: Option<PathBuf>,
     pub(crate) json: bool,
@@ -51,7 +53,7 @@ pub(crate) enum Entropy {
 impl RunSpec {
     /// Where the devices are: what the board builds and what the guest is told.
     pub(crate) fn platform(&self) -> Platform {
-        let count = self.disks.len() + self.entropy as usize;
+        let count = self.disks.len() + self.entropy as usize + self.console.windows();
         Platform {
             debug_exit_port: self.debug_exit,
             virtio: VirtioWindows {
@@ -80,7 +82,7 @@ struct BootSection {
     form: FormChoice,
     load_address: Option<Bounded<{ Form::FLAT_ADDRESS }, { RamLayout::HOLE_START }>>,
     initrd: Option<OneOrMore>,
-    append: String,
+    append: Option<String>,
 }
 
 /// How the kernel file is to be taken.
@@ -107,6 +109,7 @@ struct RunSection {
     debug_exit: Option<Bounded<0, 0xffff>>,
     control: Option<PathBuf>,
     rng: bool,
+    console: String,
 }
 
 /// The root, of which only the list is read here.
@@ -129,7 +132,7 @@ struct DiskSection {
     read_only: bool,
 }
 
-const DEFAULTS: &str = "[boot]\nappend = 'console=ttyS0'\n[run]\nengine = 'auto'\nrng = false\n";
+const DEFAULTS: &str = "[run]\nengine = 'auto'\nrng = false\nconsole = 'serial'\n";
 
 /// Reads everything the user said.
 ///
@@ -154,7 +157,8 @@ pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
     } else {
         Entropy::None
     };
-    let disks = disks(tree.root().read()?, entropy)?;
+    let console = Choice::parse(&run.console)?;
+    let disks = disks(tree.root().read()?, entropy as usize + console.windows())?;
     tree.refuse_unread()?;
     let kernel = boot.kernel.ok_or_else(|| {
         anyhow!("no kernel: give one with --kernel FILE, or boot.kernel in a --config file")
@@ -168,10 +172,11 @@ pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
             Some(OneOrMore::One(path)) => vec![path],
             Some(OneOrMore::More(paths)) => paths,
         },
-        append: boot.append,
+        append: boot.append.unwrap_or_else(|| console.append().to_owned()),
         engine: run.engine,
         disks,
         entropy,
+        console,
         debug_exit: run
             .debug_exit
             .map(|port| u16::try_from(port.get()).expect("bounded by 0xffff")),
@@ -198,13 +203,13 @@ fn form<const A: u64, const B: u64>(
     })
 }
 
-/// The disks, as many as there are windows for.
-fn disks(root: Root, entropy: Entropy) -> anyhow::Result<Vec<DiskSpec>> {
-    let count = root.disk.len() + entropy as usize;
+/// The disks, as many as there are windows for beside `others`.
+fn disks(root: Root, others: usize) -> anyhow::Result<Vec<DiskSpec>> {
+    let count = root.disk.len() + others;
     let most = VirtioWindows::MAX;
     ensure!(
         u32::try_from(count).is_ok_and(|count| count <= most),
-        "{count} disks and entropy devices: a machine has room for {most}"
+        "{count} disks, entropy devices and virtio consoles: a machine has room for {most}"
     );
     Ok(root.disk.into_iter().map(DiskSpec::from).collect())
 }
@@ -284,6 +289,7 @@ fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
         ("run.debug_exit", args.debug_exit.clone()),
         ("run.control", file(&args.control, "--control")?),
         ("run.rng", args.rng.then(|| "true".to_owned())),
+        ("run.console", args.console.as_deref().map(quoted)),
         ("disk", disk_flags(&args.disk)?),
     ];
     for (key, value) in flags {
@@ -329,7 +335,7 @@ mod tests {
         let path = dir.path().join("vm.toml");
         std::fs::write(
             &path,
-            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nrng = true\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
+            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nrng = true\nconsole = 'virtio:c'\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
         )
         .unwrap();
         let by_file = read(&args(&["--config", path.to_str().unwrap()])).unwrap();
@@ -358,6 +364,8 @@ mod tests {
             "--control",
             "s",
             "--rng",
+            "--console",
+            "virtio:c",
             "--disk",
             "d \"1",
             "--disk",
@@ -379,7 +387,9 @@ mod tests {
             (by_flags.entropy, by_file.entropy),
             (Entropy::Device, Entropy::Device)
         );
-        assert_eq!(by_flags.platform().virtio.count, 3);
+        assert_eq!(by_flags.console, Choice::VirtioAt("c".into()));
+        assert_eq!(by_flags.console, by_file.console);
+        assert_eq!(by_flags.platform().virtio.count, 4);
         assert_eq!(by_flags.vm.vcpus, by_file.vm.vcpus);
         assert_eq!(by_flags.vm.memory_bytes, by_file.vm.memory_bytes);
         assert_eq!(by_flags.vm.on_reset, by_file.vm.on_reset);
@@ -411,6 +421,22 @@ mod tests {
         assert!(text.contains("load_address"), "{text}");
         let text = refused(&["--kernel-form", "elf"]);
         assert!(text.contains("as-is"), "{text}");
+    }
+
+    #[test]
+    fn the_kernels_console_is_the_users_unless_the_user_says_otherwise() {
+        let append = |line: &[&str]| {
+            read(&args(&[&["--kernel", "k"], line].concat())).map(|spec| spec.append)
+        };
+        for (line, expected) in [
+            (&[][..], "console=ttyS0"),
+            (&["--console", "virtio"], "console=hvc0"),
+            (&["--console", "virtio:f"], "console=ttyS0"),
+            (&["--console", "virtio", "--append", "quiet"], "quiet"),
+        ] {
+            assert_eq!(append(line).unwrap(), expected);
+        }
+        assert!(append(&["--console", "vga"]).is_err());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod args;
 mod board;
 mod config;
+mod console;
 mod control;
 mod escape;
 mod events;

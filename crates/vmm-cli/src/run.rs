@@ -3,26 +3,22 @@
 
 //! `vmm run`: from a command line to an exit status.
 
-use std::fs::File;
-use std::io::IsTerminal;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use vm_boot::{Boot, Image, Initrd};
 use vm_core::{BoxError, Ending, Parts, Vm, VmError};
 use vm_cpu::{CpuError, Engine, RamLayout};
-use vm_devices::{DiskError, DiskImage, SerialInput};
+use vm_devices::{DiskError, DiskImage};
 use vm_state::State;
 
 use crate::args::RunArgs;
-use crate::board::{Console, Peripherals, board};
+use crate::board::{Peripherals, VirtioPeripherals, board};
 use crate::config::{self, RunSpec};
 use crate::exit::{Failure, Status};
-use crate::keyboard::Keyboard;
-use crate::{control, events, host, logger, say, signals, terminal};
+use crate::{console, control, events, host, logger, say, signals, terminal};
 
 /// How long the end of the program waits for the VM's threads.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -42,6 +38,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     logger::start(spec.log);
     let boot = boot(&spec).map_err(Failure::usage)?;
     let disks = disks(&spec).map_err(Failure::usage)?;
+    let apart = console::open(&spec.console).map_err(Failure::usage)?;
     host::memory_fits(spec.vm.memory_bytes).map_err(Failure::usage)?;
     let engine = host::engine(spec.engine)?;
     let control = spec.control.as_deref().map(control::Bound::new);
@@ -51,13 +48,16 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let _signals = signals::Watch::start(events.clone())
         .context("cannot watch for signals")
         .map_err(Failure::host)?;
-    let (console, keyboard) = console(&events)
+    let (consoles, keyboard) = console::connect(&spec.console, apart, &events)
         .context("cannot read the terminal")
         .map_err(Failure::host)?;
     let peripherals = Peripherals {
-        console,
-        disks,
-        entropy: spec.entropy,
+        serial: consoles.serial,
+        virtio: VirtioPeripherals {
+            disks,
+            entropy: spec.entropy,
+            console: consoles.virtio,
+        },
     };
     let vm = create(&spec, boot, engine, peripherals)?;
     let raw = terminal::Raw::enter()
@@ -163,26 +163,6 @@ fn disks(spec: &RunSpec) -> Result<Vec<DiskImage>, DiskError> {
     disks
         .map(|disk| DiskImage::open(&disk.path, disk.access))
         .collect()
-}
-
-/// At a terminal, Ctrl-A is the user's; from a pipe or a file, every byte is the guest's.
-fn console(events: &Sender<Event>) -> std::io::Result<(Console, Option<Keyboard>)> {
-    let (input, keyboard): (Box<dyn SerialInput>, _) = if std::io::stdin().is_terminal() {
-        let (keyboard, out) = Keyboard::start(events.clone())?;
-        (Box::new(out), Some(keyboard))
-    } else {
-        (
-            Box::new(File::from(std::io::stdin().as_fd().try_clone_to_owned()?)),
-            None,
-        )
-    };
-    Ok((
-        Console {
-            input: Some(input),
-            output: Box::new(std::io::stdout()),
-        },
-        keyboard,
-    ))
 }
 
 fn create(
