@@ -15,6 +15,7 @@
 //! | [`IrqChip`], [`IrqLine`] | an interrupt controller's inputs and one of them |
 //! | [`MsiSink`] | where an interrupt controller sends its messages |
 //! | [`stats`] | named counters, gauges and profiles: snapshot, reset, OpenMetrics |
+//! | [`info`] | named pages about a part of the VM, for a person |
 //! | [`BusBuilder`], [`Buses`] | who owns which ports and addresses, and the dispatch, which takes no lock |
 //!
 //! ```
@@ -45,6 +46,7 @@ mod builder;
 mod bus;
 mod device;
 mod devices;
+pub mod info;
 mod io;
 mod irq;
 mod link;
