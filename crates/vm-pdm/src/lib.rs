@@ -14,6 +14,8 @@
 //! | [`IoCtx`] | what a handler may ask of the VM: an [`Effect`], taken after the exit is settled |
 //! | [`IrqChip`], [`IrqLine`] | an interrupt controller's inputs and one of them |
 //! | [`MsiSink`] | where an interrupt controller sends its messages |
+//! | [`VirtualClock`] | nanoseconds that pass only while the VM runs |
+//! | [`Timers`], [`Timer`], [`Firing`] | callbacks at deadlines on that clock, and how to cancel them |
 //! | [`stats`] | named counters, gauges and profiles: snapshot, reset, OpenMetrics |
 //! | [`info`] | named pages about a part of the VM, for a person |
 //! | [`BusBuilder`], [`Buses`] | who owns which ports and addresses, and the dispatch, which takes no lock |
@@ -44,6 +46,7 @@
 
 mod builder;
 mod bus;
+mod clock;
 mod device;
 mod devices;
 pub mod info;
@@ -53,9 +56,11 @@ mod link;
 mod mmio;
 mod pio;
 pub mod stats;
+mod timers;
 
 pub use builder::{BusBuilder, BusError};
 pub use bus::{Buses, Unassigned};
+pub use clock::VirtualClock;
 pub use device::{Device, DeviceError, ResetKind};
 pub use devices::Devices;
 pub use io::{Effect, IoCtx, IoHandler};
@@ -63,3 +68,4 @@ pub use irq::{IrqChip, IrqLine, Level, MsiSink};
 pub use link::{Action, Link, Raiser, RuntimeError, Waker};
 pub use mmio::MmioBus;
 pub use pio::PioBus;
+pub use timers::{Firing, Timer, TimerError, TimerState, Timers};
