@@ -14,11 +14,15 @@
 //! The tables never change, so dispatch takes no lock; they may be exchanged as a whole only while
 //! all EMTs are gathered.
 
+use std::fmt::{self, Write};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::IoCtx;
+use crate::info::Page;
 use crate::mmio::MmioBus;
 use crate::pio::PioBus;
+use crate::stats::{Scope, StatError, Unit, Value};
 
 /// The port bus and the memory bus of a VM; shared by all EMTs as `Arc<Buses>`.
 #[derive(Debug)]
@@ -52,6 +56,62 @@ impl Buses {
     #[inline]
     pub fn mmio_write(&self, cx: &mut IoCtx, addr: u64, size: u8, value: u64) {
         self.mmio.write(cx, addr, size, value);
+    }
+}
+
+impl Buses {
+    /// Has `scope` show how many accesses nobody answered.
+    ///
+    /// # Errors
+    /// [`StatError::Exists`] if something has these names.
+    pub fn stats(self: &Arc<Self>, scope: &mut Scope) -> Result<(), StatError> {
+        const READS: &str = "reads that found no owner for a byte";
+        const WRITES: &str = "writes that found no owner for a byte";
+        let reader = |which: fn(&Self) -> u64| {
+            let buses = Arc::clone(self);
+            move || Value::Counter(which(&buses))
+        };
+        let times = Unit::Occurrences;
+        scope
+            .read(
+                "pio/unassigned-reads",
+                times,
+                READS,
+                reader(|b| b.pio.unassigned().reads),
+            )?
+            .read(
+                "pio/unassigned-writes",
+                times,
+                WRITES,
+                reader(|b| b.pio.unassigned().writes),
+            )?
+            .read(
+                "mmio/unassigned-reads",
+                times,
+                READS,
+                reader(|b| b.mmio.unassigned().reads),
+            )?
+            .read(
+                "mmio/unassigned-writes",
+                times,
+                WRITES,
+                reader(|b| b.mmio.unassigned().writes),
+            )?;
+        Ok(())
+    }
+
+    /// Writes who owns which ports and addresses, a line for each range.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn info(&self, page: &mut Page) -> fmt::Result {
+        for (owner, first, last) in self.pio.owned() {
+            writeln!(page, "ports     {first:#06x} - {last:#06x}  {owner}")?;
+        }
+        for (owner, first, last) in self.mmio.owned() {
+            writeln!(page, "addresses {first:#018x} - {last:#018x}  {owner}")?;
+        }
+        Ok(())
     }
 }
 

@@ -3,7 +3,11 @@
 
 //! A device's lifecycle hooks.
 
+use std::fmt::{self, Write};
+
 use crate::Link;
+use crate::info::Page;
+use crate::stats::{Scope, StatError};
 
 /// Which reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +72,25 @@ pub trait Device: Send + Sync {
     }
     /// The way to the VM, given once when the VM is built; most devices need none.
     fn connect(&self, _link: &Link) {}
+    /// Registers what the device counts, once, when the VM is built. The closures must not hold the
+    /// device itself, but a part of it that counts, or a `Weak` of it.
+    ///
+    /// # Errors
+    /// [`StatError`]: what was registered before stays.
+    fn stats(&self, _scope: &mut Scope) -> Result<(), StatError> {
+        Ok(())
+    }
+    /// Writes what the device is doing, for a person, a line for each thing, into the page that has
+    /// the device's name.
+    ///
+    /// # Thread
+    /// Any, while the VM runs: it may take the device's own locks.
+    ///
+    /// # Errors
+    /// Those of writing.
+    fn info(&self, page: &mut Page) -> fmt::Result {
+        writeln!(page, "{} has nothing to show", self.name())
+    }
     /// Whether the last `suspend`, `reset` or `power_off` is still under way.
     fn is_pending(&self) -> bool {
         false

@@ -58,6 +58,11 @@ impl Devices {
         self.devices.iter().find(|d| d.name() == name)
     }
 
+    /// The devices in order of construction.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Device>> {
+        self.devices.iter()
+    }
+
     /// Names in order of construction.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.devices.iter().map(|d| d.name())

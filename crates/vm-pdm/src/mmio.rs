@@ -113,6 +113,13 @@ impl MmioBus {
         }
     }
 
+    /// Owner, first and last address of each range, ascending.
+    pub(crate) fn owned(&self) -> impl Iterator<Item = (&str, u64, u64)> {
+        self.ranges
+            .iter()
+            .map(|r| (r.owner.as_str(), r.first, r.last))
+    }
+
     /// Accesses that not every byte had an owner for.
     pub fn unassigned(&self) -> Unassigned {
         self.misses.get()

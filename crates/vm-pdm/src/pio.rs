@@ -74,6 +74,12 @@ impl PioBus {
         }
     }
 
+    /// Owner, first and last port of each range, ascending.
+    pub(crate) fn owned(&self) -> impl Iterator<Item = (&str, u32, u32)> {
+        let ranges = self.owners.iter().zip(&self.ranges);
+        ranges.map(|(owner, r)| (owner.as_str(), r.first, r.first + r.ports - 1))
+    }
+
     /// Accesses that not every byte had an owner for.
     pub fn unassigned(&self) -> Unassigned {
         self.misses.get()

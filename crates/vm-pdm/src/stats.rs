@@ -9,6 +9,7 @@
 //! | [`Counter`], [`Gauge`], [`Profile`] | what is counted in: relaxed adds, no lock |
 //! | [`Sampled`] | what the registry reads and resets; the three above, or one's own |
 //! | [`Registered`], [`Registration`] | a path that is taken, until this is dropped |
+//! | [`Scope`] | the statistics of one owner, below one path |
 //! | [`Pattern`] | which paths are meant: `*`, `?` and `\|` |
 //! | [`Snapshot`], [`Sample`], [`Value`], [`Unit`] | what they said, as plain data, a table or OpenMetrics |
 //!
@@ -34,6 +35,7 @@ mod cells;
 mod name;
 mod openmetrics;
 mod pattern;
+mod scope;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -46,6 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub use cells::{Counter, Gauge, Profile, Sampled};
 pub use pattern::Pattern;
+pub use scope::Scope;
 pub use snapshot::{Sample, Snapshot, Unit, Value};
 
 use cells::Line;

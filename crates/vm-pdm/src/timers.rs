@@ -21,14 +21,15 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::VirtualClock;
-use crate::stats::{Counter, Profile, Registration, StatError, Stats, Unit};
+use crate::info::Page;
+use crate::stats::{Counter, Profile, Scope, StatError, Unit, Value};
 
 use queue::{Due, Queue};
 
@@ -147,7 +148,8 @@ impl Timers {
     }
 
     /// A new timer, not armed. `action` runs on the thread `timers`; all timers wait for it, so it is
-    /// to be short and must not block.
+    /// to be short and must not block. It is kept until the timer is dropped: let it hold a `Weak` of
+    /// whoever keeps the timer.
     ///
     /// # Errors
     /// [`TimerError::Thread`] if this is the first timer and its thread cannot be had.
@@ -240,35 +242,46 @@ impl Timers {
         self.inner.queue().list()
     }
 
-    /// Has `stats` show how many timers fired, and how late, under `/timers`.
+    /// Has `scope` show how many timers fired, and how late.
     ///
     /// # Errors
-    /// [`StatError::Exists`] if something has these paths.
-    pub fn register(&self, stats: &Stats) -> Result<[Registration; 3], StatError> {
+    /// [`StatError::Exists`] if something has these names.
+    pub fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
+        const LATE: &str = "from a deadline to its callback";
+        const PANICKED: &str = "callbacks that panicked";
         let counts = &self.inner.counts;
-        Ok([
-            stats.part(
-                "/timers/fired",
-                Unit::Occurrences,
-                "callbacks",
-                counts,
-                |c| &c.fired,
-            )?,
-            stats.part(
-                "/timers/late",
-                Unit::Ns,
-                "from a deadline to its callback",
-                counts,
-                |c| &c.late,
-            )?,
-            stats.part(
-                "/timers/panicked",
-                Unit::Occurrences,
-                "callbacks that panicked",
-                counts,
-                |c| &c.panicked,
-            )?,
-        ])
+        let times = Unit::Occurrences;
+        let clock = Arc::clone(&self.inner.clock);
+        scope
+            .part("fired", times, "callbacks", counts, |c| &c.fired)?
+            .part("late", Unit::Ns, LATE, counts, |c| &c.late)?
+            .part("panicked", times, PANICKED, counts, |c| &c.panicked)?
+            .read("clock", Unit::Ns, "the virtual clock", move || {
+                Value::Gauge(clock.now_ns())
+            })?;
+        Ok(())
+    }
+
+    /// Writes what the clock says, and each timer with its deadline.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn info(&self, page: &mut Page) -> fmt::Result {
+        let now_ns = self.inner.clock.now_ns();
+        let runs = if self.inner.clock.is_running() {
+            "runs"
+        } else {
+            "is held"
+        };
+        writeln!(page, "the virtual clock {runs} at {now_ns} ns")?;
+        for TimerState { name, deadline_ns } in self.list() {
+            match deadline_ns {
+                None => writeln!(page, "{name}: not armed")?,
+                Some(at) if at <= now_ns => writeln!(page, "{name}: due since {} ns", now_ns - at)?,
+                Some(at) => writeln!(page, "{name}: in {} ns, at {at}", at - now_ns)?,
+            }
+        }
+        Ok(())
     }
 
     fn on_own_thread(&self) -> bool {

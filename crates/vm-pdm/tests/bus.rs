@@ -7,6 +7,8 @@
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
+use vm_pdm::info::Page;
+use vm_pdm::stats::{Pattern, Scope, Stats, Value};
 use vm_pdm::{BusBuilder, BusError, Buses, IoCtx, IoHandler, Unassigned};
 
 /// What a handler was asked: (owner, offset, size, value written).
@@ -91,7 +93,7 @@ fn an_access_inside_a_range_reaches_its_handler_once_and_whole() {
 }
 
 #[test]
-fn nobody_reads_as_all_ones_and_swallows_writes_and_is_counted() {
+fn sd_i01_nobody_reads_as_all_ones_and_swallows_writes_and_is_counted() {
     let seen = Seen::default();
     let buses = two_neighbours(&seen);
     let mut cx = IoCtx::new();
@@ -120,7 +122,7 @@ fn nobody_reads_as_all_ones_and_swallows_writes_and_is_counted() {
 }
 
 #[test]
-fn a_size_that_a_bus_does_not_carry_reaches_nobody() {
+fn sd_i01_a_size_that_a_bus_does_not_carry_reaches_nobody() {
     let seen = Seen::default();
     let buses = two_neighbours(&seen);
     let mut cx = IoCtx::new();
@@ -144,7 +146,7 @@ fn a_size_that_a_bus_does_not_carry_reaches_nobody() {
 }
 
 #[test]
-fn an_access_that_crosses_two_ranges_is_split_into_bytes_in_ascending_order() {
+fn sd_i03_an_access_that_crosses_two_ranges_is_split_into_bytes_in_ascending_order() {
     let seen = Seen::default();
     let buses = two_neighbours(&seen);
     let mut cx = IoCtx::new();
@@ -167,7 +169,7 @@ fn an_access_that_crosses_two_ranges_is_split_into_bytes_in_ascending_order() {
 }
 
 #[test]
-fn an_access_that_crosses_into_nothing_has_ones_there_and_counts_once() {
+fn sd_i03_an_access_that_crosses_into_nothing_has_ones_there_and_counts_once() {
     let seen = Seen::default();
     let buses = two_neighbours(&seen);
     let mut cx = IoCtx::new();
@@ -214,7 +216,7 @@ fn memory_accesses_of_odd_sizes_are_split_into_bytes() {
 }
 
 #[test]
-fn an_overlap_is_refused_and_names_both_owners() {
+fn sd_i02_an_overlap_is_refused_and_names_both_owners() {
     let seen = Seen::default();
     let mut builder = BusBuilder::new();
     builder
@@ -385,4 +387,29 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn what_nobody_answered_is_a_statistic_and_who_owns_what_is_a_page() {
+    let seen = Seen::default();
+    let buses = Arc::new(two_neighbours(&seen));
+    let stats = Stats::new();
+    let mut scope = Scope::new(&stats, "/bus");
+    buses.stats(&mut scope).unwrap();
+    let mut cx = IoCtx::new();
+    buses.pio_read(&mut cx, 0x20, 1);
+    buses.mmio_write(&mut cx, 0x0, 4, 1);
+    buses.mmio_write(&mut cx, 0x0, 4, 1);
+    let snapshot = stats.snapshot(&Pattern::default());
+    let found: Vec<_> = snapshot.samples.iter().map(|s| s.value).collect();
+    assert_eq!(found, [0, 2, 1, 0].map(Value::Counter));
+    let mut page = Page::new();
+    buses.info(&mut page).unwrap();
+    let text = page.into_text();
+    assert_eq!(text.lines().count(), 6);
+    assert!(text.starts_with("ports     0x0010 - 0x0013  a\n"), "{text}");
+    assert!(
+        text.contains("addresses 0x0000000000001000 - 0x00000000000010ff  a\n"),
+        "{text}"
+    );
 }

@@ -311,3 +311,35 @@ fn counting_on_many_threads_loses_nothing() {
     });
     assert_eq!(counter.get(), 4000);
 }
+
+#[test]
+fn an_owners_statistics_lie_below_its_path_and_go_with_its_guards() {
+    let stats = Stats::new();
+    let block = Arc::new((Counter::new(), Gauge::new()));
+    let mut scope = Scope::new(&stats, "/device/com1");
+    scope
+        .part("sent", Unit::Bytes, "", &block, |b| &b.0)
+        .unwrap()
+        .part("queue/depth", Unit::Bytes, "", &block, |b| &b.1)
+        .unwrap()
+        .read("seen", Unit::Count, "", || Value::Counter(7))
+        .unwrap();
+    assert!(
+        scope
+            .read("sent", Unit::Count, "", || Value::Counter(7))
+            .is_err()
+    );
+    let guards = scope.into_guards();
+    block.0.add(2);
+    block.1.set(3);
+    let snapshot = stats.snapshot(&Pattern::default());
+    assert_eq!(snapshot.samples.len(), 3);
+    assert_eq!(snapshot.get("/device/com1/sent"), Some(Value::Counter(2)));
+    assert_eq!(
+        snapshot.get("/device/com1/queue/depth"),
+        Some(Value::Gauge(3))
+    );
+    assert_eq!(snapshot.get("/device/com1/seen"), Some(Value::Counter(7)));
+    drop(guards);
+    assert!(everything(&stats).is_empty());
+}

@@ -5,6 +5,8 @@ use super::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 
+use crate::stats::Stats;
+
 use proptest::prelude::*;
 
 const SECOND: u64 = 1_000_000_000;
@@ -356,7 +358,8 @@ fn quiesce_from_a_callback_does_not_wait_for_itself() {
 fn a_callback_that_panics_is_counted_and_other_timers_fire_on() {
     let timers = Timers::new();
     let stats = Stats::new();
-    let _shown = timers.register(&stats).unwrap();
+    let mut scope = Scope::new(&stats, "/timers");
+    timers.stats(&mut scope).unwrap();
     let (tell, told) = channel();
     let bad = timers.timer("bad", |_| panic!("on purpose")).unwrap();
     let good = timers
@@ -368,8 +371,12 @@ fn a_callback_that_panics_is_counted_and_other_timers_fire_on() {
     took(&told);
     timers.quiesce(LONG).unwrap();
     let snapshot = stats.snapshot(&"/timers/*".parse().unwrap());
+    assert!(matches!(
+        snapshot.get("/timers/late"),
+        Some(Value::Profile { count: 2, .. })
+    ));
     let count = |path| match snapshot.get(path) {
-        Some(crate::stats::Value::Counter(n)) => n,
+        Some(Value::Counter(n)) => n,
         other => panic!("{path}: {other:?}"),
     };
     assert_eq!((count("/timers/fired"), count("/timers/panicked")), (2, 1));
@@ -405,4 +412,22 @@ fn timers_may_go_on_their_own_thread() {
     lock(&slot).as_ref().map(Timers::run);
     took(&told);
     assert!(lock(&slot).is_none());
+}
+
+#[test]
+fn the_page_shows_the_clock_and_each_timer() {
+    let (timers, source) = driven();
+    let make = |name| timers.timer(name, |_| {}).unwrap();
+    let (_idle, due, later) = (make("idle"), make("due"), make("later"));
+    timers.run();
+    source.fetch_add(50, Ordering::SeqCst);
+    timers.hold();
+    due.arm(20);
+    later.arm(80);
+    let mut page = Page::new();
+    timers.info(&mut page).unwrap();
+    assert_eq!(
+        page.into_text(),
+        "the virtual clock is held at 50 ns\nidle: not armed\ndue: due since 30 ns\nlater: in 30 ns, at 80\n"
+    );
 }
