@@ -420,6 +420,7 @@ impl Emt {
         self.shared
             .state
             .raise_fatal(vm_state::Cause::Vcpu(self.id()));
+        self.shared.follow_state();
         self.shared.cancel_save();
         self.shared.bells.ring_all();
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use vm_cpu::x86::Start;
 use vm_cpu::{Engine, GuestRam, Machine, MachineSpec, Msi, RamLayout};
-use vm_pdm::{BusBuilder, Buses, Devices, Link, MsiSink, Raiser, ResetKind, Waker};
+use vm_pdm::{BusBuilder, Buses, Devices, Link, MsiSink, Raiser, ResetKind, Timers, Waker};
 
 use crate::component::{Component, Outcome};
 use crate::emt::{Emt, EoiHandler, describe};
@@ -27,6 +27,8 @@ pub struct BoardCx<'a> {
     pub ram: &'a GuestRam,
     /// What the VM is made from.
     pub spec: &'a VmSpec,
+    /// The virtual clock, which stands while the VM does not run, and timers on it.
+    pub timers: &'a Arc<Timers>,
 }
 
 /// A built board.
@@ -192,6 +194,7 @@ impl Component for BoardComponent {
             machine: &machine,
             ram,
             spec: emt.spec(),
+            timers: &emt.shared().timers,
         })?;
         let bells = Arc::clone(&emt.shared().bells);
         built.devices.connect(&Link {

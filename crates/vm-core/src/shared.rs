@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use vm_emt::Bells;
-use vm_pdm::ResetKind;
+use vm_pdm::{ResetKind, Timers};
 use vm_rendezvous::Rendezvous;
 use vm_req::Queues;
 use vm_state::{StateCell, Transition};
@@ -28,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) queues: Arc<Queues<Emt>>,
     pub(crate) rendezvous: Arc<Rendezvous<Emt>>,
     pub(crate) resets: Resets,
+    /// The virtual clock, which runs while the VM does, and what is due on it.
+    pub(crate) timers: Arc<Timers>,
     pub(crate) threads: Threads,
     /// EMTs with this number and above leave their loops. Only ever lowered.
     leave_from: AtomicU32,
@@ -63,6 +65,7 @@ impl Shared {
             queues: Queues::new(Arc::clone(&bells)),
             rendezvous: Rendezvous::new(Arc::clone(&bells)),
             resets: Resets::default(),
+            timers: Arc::new(Timers::new()),
             threads: Threads::new(spec.vcpus),
             leave_from: AtomicU32::new(u32::MAX),
             saving: Mutex::new(None),
@@ -99,6 +102,15 @@ impl Shared {
     /// Whether EMT `v` is to leave its loop.
     pub(crate) fn leaves(&self, v: u32) -> bool {
         v >= self.leave_from.load(Ordering::SeqCst)
+    }
+
+    /// Has the virtual clock run, or be held, as the VM is.
+    pub(crate) fn follow_state(&self) {
+        if self.state.read().is_running() {
+            self.timers.run();
+        } else {
+            self.timers.hold();
+        }
     }
 
     /// Cancels the save under way, if there is one.

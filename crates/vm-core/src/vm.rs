@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vm_emt::Bells;
-use vm_pdm::ResetKind;
+use vm_pdm::{ResetKind, Timers};
 use vm_rendezvous::How;
 use vm_req::EachOrder;
 use vm_state::{
@@ -342,6 +342,11 @@ impl Vm {
             .meet(how, op)
             .map(drop)
             .map_err(|e| VmError::from_meet("rendezvous", e))
+    }
+
+    /// The virtual clock, which runs while the VM does, and the timers on it.
+    pub fn timers(&self) -> &Arc<Timers> {
+        &self.owner.shared.timers
     }
 
     /// The doorbells, for diagnosis.

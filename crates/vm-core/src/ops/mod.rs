@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use vm_emt::{Flow, serve_until};
-use vm_pdm::ResetKind;
+use vm_pdm::{ResetKind, TimerError};
 use vm_rendezvous::How;
 use vm_state::operations::Operation;
 use vm_state::{Cause, ResumeReason, State, SuspendReason, Transition};
@@ -97,6 +97,7 @@ pub(crate) fn suspend(
 /// Suspends the devices, waits for those that are pending, and stops the guest's clock. If any of it
 /// fails the devices are resumed again.
 fn quiesce(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
+    hold_timers(emt, op)?;
     if let Some(devices) = &emt.primary.devices {
         devices.suspend()?;
     }
@@ -113,6 +114,19 @@ fn quiesce(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
             }
             Err(failure)
         }
+    }
+}
+
+/// Holds the virtual clock; when this returns no timer's callback runs.
+fn hold_timers(emt: &Emt, op: &'static str) -> Result<(), VmError> {
+    let limit = emt.spec().quiesce_limit;
+    match emt.shared().timers.quiesce(limit) {
+        Err(TimerError::Late { timer, limit }) => Err(VmError::Pending {
+            op,
+            devices: format!("timer {timer:?}"),
+            limit,
+        }),
+        Ok(()) | Err(TimerError::Thread(_) | TimerError::Running) => Ok(()),
     }
 }
 
@@ -255,6 +269,9 @@ pub(crate) fn power_off(
             },
             each: &|_| Ok(()),
             last: &|emt, from| {
+                if let Err(e) = hold_timers(emt, "power off") {
+                    log::warn!(target: "vm.transition", "{e}; power-off goes on");
+                }
                 if let Some(devices) = &mut emt.primary.devices
                     && let Err(e) = devices.power_off()
                 {
@@ -301,11 +318,9 @@ pub(crate) fn fail(shared: &Arc<Shared>) -> Result<(), VmError> {
         shared.cancel_save();
         Ok(Flow::Look)
     };
-    shared
-        .rendezvous
-        .meet(how, shift)
-        .map(drop)
-        .map_err(|e| VmError::from_meet(OP, e))
+    let met = shared.rendezvous.meet(how, shift);
+    shared.follow_state();
+    met.map(drop).map_err(|e| VmError::from_meet(OP, e))
 }
 
 /// Takes the pipeline down; only in DESTROYING, on EMT 0.
@@ -354,6 +369,9 @@ fn step(
     let done = part(act, slot, asked, emt);
     if done.is_err() && !emt.shared().is_broken(Fault::UndoWithoutRing) {
         undo(emt.shared(), lock(slot).take());
+    }
+    if done.is_err() || emt.id() == 0 {
+        emt.shared().follow_state();
     }
     done
 }
