@@ -119,6 +119,7 @@ impl vm_emt::Emt for Emt {
 
 impl Emt {
     pub(crate) fn new(bell: Bell, shared: Arc<Shared>) -> Self {
+        let counts = shared.observed.emt(bell.id());
         Self {
             bell,
             shared,
@@ -131,7 +132,7 @@ impl Emt {
             activity: Activity::Runs,
             deeds: VecDeque::new(),
             io: IoCtx::new(),
-            recorder: Recorder::new(),
+            recorder: Recorder::new(counts),
             flow: Flow::Continue,
         }
     }

@@ -12,6 +12,7 @@ use vm_pdm::{BusBuilder, Buses, Devices, Link, MsiSink, Raiser, ResetKind, Timer
 
 use crate::component::{Component, Outcome};
 use crate::emt::{Emt, EoiHandler, describe};
+use crate::observe::{self, Shown};
 use crate::sync::{Mutex, lock};
 use crate::{VmError, VmSpec};
 
@@ -103,7 +104,10 @@ impl Parts {
             Box::new(Processor {
                 engine: self.engine,
             }),
-            Box::new(BoardComponent { make: self.board }),
+            Box::new(BoardComponent {
+                make: self.board,
+                shown: Shown::default(),
+            }),
         ];
         components.extend(self.extra);
         components.push(Box::new(FirmwareComponent {
@@ -180,6 +184,7 @@ impl Component for Processor {
 /// The devices and what reaches them.
 struct BoardComponent {
     make: Board,
+    shown: Shown,
 }
 
 impl Component for BoardComponent {
@@ -201,8 +206,9 @@ impl Component for BoardComponent {
             waker: Waker::new(move || bells.ring(0)),
             raiser: Raiser::new(|error| log::error!(target: "vm.error", "{error}")),
         });
-        emt.primary.devices = Some(built.devices);
         let buses = Arc::new(built.buses);
+        self.shown = observe::show(emt, &built.devices, &buses);
+        emt.primary.devices = Some(built.devices);
         let eoi = built.eoi;
         on_each(emt, "attach buses", |emt| {
             emt.install_buses(Some(Arc::clone(&buses)), eoi.clone());
@@ -219,6 +225,7 @@ impl Component for BoardComponent {
     }
 
     fn term(&mut self, emt: &mut Emt) {
+        self.shown = Shown::default();
         let detached = on_each(emt, "detach buses", |emt| {
             emt.install_buses(None, None);
             Ok::<(), VmError>(())

@@ -4,13 +4,16 @@
 //! The flight recorder: what an EMT did last, in a bounded ring of its own.
 
 use std::fmt;
+use std::sync::Arc;
 
 use vm_cpu::Exit;
 use vm_state::State;
 
+use crate::observe::EmtCounts;
+
 /// Exit codes that an EMT publishes beside its doorbell word, so that an error can say what a late
 /// vCPU did last. Index is the code.
-const EXIT_NAMES: [&str; 14] = [
+pub(crate) const EXIT_NAMES: [&str; 14] = [
     "none",
     "pio-read",
     "pio-write",
@@ -93,11 +96,14 @@ pub(crate) struct Recorder {
     ring: [Option<Flight>; KEPT],
     next: usize,
     exits: u64,
+    counts: Arc<EmtCounts>,
 }
 
 impl Recorder {
-    pub(crate) fn new() -> Self {
+    /// Counts in `counts`, which is this EMT's alone.
+    pub(crate) fn new(counts: Arc<EmtCounts>) -> Self {
         Self {
+            counts,
             ring: [None; KEPT],
             next: 0,
             exits: 0,
@@ -105,6 +111,7 @@ impl Recorder {
     }
 
     pub(crate) fn record(&mut self, flight: Flight) {
+        self.counts.count(&flight);
         self.exits += u64::from(matches!(flight, Flight::Exit(_)));
         self.ring[self.next] = Some(flight);
         self.next = (self.next + 1) % KEPT;
@@ -129,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_recorder_keeps_the_newest_deeds_in_order() {
-        let mut recorder = Recorder::new();
+        let mut recorder = Recorder::new(Arc::default());
         for port in 0..100 {
             recorder.record(Flight::Exit(Exit::PioRead { port, size: 1 }));
         }

@@ -138,6 +138,33 @@ impl fmt::Display for Report {
     }
 }
 
+/// One EMT for a page of its own.
+pub(crate) struct CpuPage<'a>(pub(crate) &'a EmtReport);
+
+impl fmt::Display for CpuPage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EmtReport {
+            vcpu,
+            tid,
+            word,
+            last_exit,
+            seen,
+        } = self.0;
+        write!(f, "vCPU {vcpu}: {word}, last exit {last_exit}")?;
+        match tid {
+            Some(tid) => writeln!(f, ", thread {tid}")?,
+            None => writeln!(f)?,
+        }
+        let Some(seen) = seen else {
+            return writeln!(f, "  its EMT does not answer");
+        };
+        if let Some(start) = &seen.registers {
+            registers(f, start)?;
+        }
+        flights(f, &seen.flights, seen.exits)
+    }
+}
+
 fn flights(f: &mut fmt::Formatter<'_>, flights: &[Flight], exits: u64) -> fmt::Result {
     writeln!(
         f,

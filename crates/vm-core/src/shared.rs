@@ -16,6 +16,7 @@ use vm_state::{StateCell, Transition};
 
 use crate::emt::Emt;
 use crate::fault::Fault;
+use crate::observe::Observed;
 use crate::save::Cancel;
 use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, lock, wait};
 use crate::{Ending, GuruReport, VmSpec};
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) resets: Resets,
     /// The virtual clock, which runs while the VM does, and what is due on it.
     pub(crate) timers: Arc<Timers>,
+    pub(crate) observed: Observed,
     pub(crate) threads: Threads,
     /// EMTs with this number and above leave their loops. Only ever lowered.
     leave_from: AtomicU32,
@@ -60,12 +62,14 @@ impl Shared {
             Fault::Below(fault) => Bells::broken(spec.vcpus, fault),
             Fault::None | Fault::UndoWithoutRing | Fault::ClearAfterLook => Bells::new(spec.vcpus),
         };
+        let timers = Arc::new(Timers::new());
         let shared = Arc::new(Self {
             state,
+            observed: Observed::new(&spec, &bells, &timers),
             queues: Queues::new(Arc::clone(&bells)),
             rendezvous: Rendezvous::new(Arc::clone(&bells)),
             resets: Resets::default(),
-            timers: Arc::new(Timers::new()),
+            timers,
             threads: Threads::new(spec.vcpus),
             leave_from: AtomicU32::new(u32::MAX),
             saving: Mutex::new(None),

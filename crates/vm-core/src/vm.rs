@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vm_emt::Bells;
+use vm_pdm::info::Infos;
+use vm_pdm::stats::Stats;
 use vm_pdm::{ResetKind, Timers};
 use vm_rendezvous::How;
 use vm_req::EachOrder;
@@ -342,6 +344,17 @@ impl Vm {
             .meet(how, op)
             .map(drop)
             .map_err(|e| VmError::from_meet("rendezvous", e))
+    }
+
+    /// What the VM counts: exits by kind, kicks, requests, operations, and what its devices count.
+    pub fn stats(&self) -> &Stats {
+        &self.owner.shared.observed.stats
+    }
+
+    /// The pages about the VM's parts, from `cpu` to each device's, for a person. Not to be run on an
+    /// EMT, whose turn the page may wait for.
+    pub fn infos(&self) -> &Infos {
+        &self.owner.shared.observed.infos
     }
 
     /// The virtual clock, which runs while the VM does, and the timers on it.

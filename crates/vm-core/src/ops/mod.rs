@@ -334,6 +334,7 @@ fn gather(shared: &Arc<Shared>, caller: Caller<'_>, act: &Act<'_>) -> Result<(),
     if matches!(caller, Caller::Off) {
         refuse_blocking(shared, name)?;
     }
+    let started = Instant::now();
     let slot: Mutex<Option<Transition>> = Mutex::new(None);
     let how = How::descending()
         .stop_on_error()
@@ -355,6 +356,8 @@ fn gather(shared: &Arc<Shared>, caller: Caller<'_>, act: &Act<'_>) -> Result<(),
             shared.bells.ring_all();
         }
     }
+    let took = met.is_ok().then(|| started.elapsed());
+    shared.observed.operation(name, took);
     met.map(drop).map_err(|e| VmError::from_meet(name, e))
 }
 
