@@ -7,10 +7,12 @@
 //! clock is a difference to the host's: it never stands still, and setting it changes the difference.
 //! Source of the registers: Motorola MC146818A data sheet; of the memory sizes: PC convention.
 
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use vm_pdm::info::Page;
+use vm_pdm::stats::{Counter, Scope, StatError, Unit};
 use vm_pdm::{BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, ResetKind};
 
 use crate::bytes::{self, ByteRegisters};
@@ -66,6 +68,14 @@ pub struct CmosMemory {
 pub struct Cmos {
     clock: Clock,
     state: Mutex<State>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counts {
+    reads: Counter,
+    writes: Counter,
 }
 
 struct State {
@@ -104,6 +114,7 @@ impl Cmos {
         Arc::new(Self {
             clock,
             state: Mutex::new(state),
+            counts: Arc::default(),
         })
     }
 
@@ -125,6 +136,30 @@ impl Cmos {
 impl Device for Cmos {
     fn name(&self) -> &str {
         "cmos"
+    }
+
+    fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
+        let counts = &self.counts;
+        scope
+            .part("reads", Unit::Occurrences, "of a register", counts, |c| {
+                &c.reads
+            })?
+            .part("writes", Unit::Occurrences, "of a register", counts, |c| {
+                &c.writes
+            })?;
+        Ok(())
+    }
+
+    fn info(&self, page: &mut Page) -> fmt::Result {
+        let (ahead_secs, b, index) = {
+            let state = self.lock();
+            (state.ahead_secs, state.ram[REGISTER_B], state.index)
+        };
+        writeln!(
+            page,
+            "the guest's clock is {ahead_secs} s ahead of the host's"
+        )?;
+        writeln!(page, "index {index:#04x}, register B {b:#04x}")
     }
 
     /// A hard reset turns interrupts off; memory and time are kept by the battery.
@@ -151,6 +186,7 @@ impl IoHandler for Cmos {
 impl ByteRegisters for Cmos {
     fn read_byte(&self, _: &mut IoCtx, offset: u64) -> u8 {
         if offset == 1 {
+            self.counts.reads.inc();
             let now = (self.clock)();
             self.lock().read(now)
         } else {
@@ -165,7 +201,10 @@ impl ByteRegisters for Cmos {
         match offset {
             // Bit 7 masks NMIs, of which there are none.
             0 => state.index = usize::from(value & 0x7f),
-            1 => state.write(now, value),
+            1 => {
+                self.counts.writes.inc();
+                state.write(now, value);
+            }
             _ => {}
         }
     }

@@ -12,9 +12,13 @@
 //! what happens to it meanwhile is remembered. `published` is taken first and serialises changes; it
 //! is held across [`MsiSink::route`]. `state` is never held across the sink.
 
+mod show;
+
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use vm_pdm::info::Page;
+use vm_pdm::stats::{Scope, StatError};
 use vm_pdm::{
     BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqChip, Level, MsiSink, ResetKind,
 };
@@ -50,6 +54,7 @@ pub struct IoApic {
     sink: Arc<dyn MsiSink>,
     published: Mutex<Routes>,
     state: Mutex<State>,
+    counts: Arc<show::Counts>,
 }
 
 struct State {
@@ -96,6 +101,7 @@ impl IoApic {
             sink,
             published: Mutex::new([None; PINS]),
             state: Mutex::new(state),
+            counts: Arc::default(),
         })
     }
 
@@ -115,6 +121,7 @@ impl IoApic {
 
     /// The guest acknowledged `vector`: inputs still asserted deliver again. Any thread.
     pub fn eoi(&self, vector: u8) {
+        self.counts.eois.inc();
         let again = {
             let mut state = self.state();
             let mut again = [None; PINS];
@@ -127,17 +134,19 @@ impl IoApic {
             }
             again
         };
-        again
-            .into_iter()
-            .flatten()
-            .for_each(|message| self.deliver(message));
+        for (pin, message) in again.into_iter().enumerate() {
+            if let Some(message) = message {
+                self.deliver(pin, message);
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deliver(&self, (addr, data): Message) {
+    fn deliver(&self, pin: usize, (addr, data): Message) {
+        self.counts.delivered[pin].inc();
         self.sink.deliver(addr, data);
     }
 
@@ -169,6 +178,7 @@ impl IoApic {
             (entry, routes)
         };
         if routes != *published {
+            self.counts.routed.inc();
             self.sink.route(&routes);
             *published = routes;
         }
@@ -189,7 +199,7 @@ impl IoApic {
         };
         drop(published);
         if let Some(message) = message {
-            self.deliver(message);
+            self.deliver(pin, message);
         }
     }
 }
@@ -197,6 +207,14 @@ impl IoApic {
 impl Device for IoApic {
     fn name(&self) -> &str {
         "ioapic"
+    }
+
+    fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
+        self.counts.register(scope)
+    }
+
+    fn info(&self, page: &mut Page) -> fmt::Result {
+        show::page(self, page)
     }
 
     /// A hard reset masks all inputs; their levels are the devices' own.
@@ -250,7 +268,7 @@ impl IrqChip for IoApic {
             }
         };
         if let Some(message) = message {
-            self.deliver(message);
+            self.deliver(pin, message);
         }
     }
 

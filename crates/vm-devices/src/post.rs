@@ -3,15 +3,19 @@
 
 //! The POST port: where firmware tells how far it got.
 
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use vm_pdm::info::Page;
+use vm_pdm::stats::{Counter, Scope, StatError, Unit};
 use vm_pdm::{BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, ResetKind};
 
 /// Port 0x80: remembers the last code. Linux also writes to it to pass a microsecond.
 #[derive(Debug, Default)]
 pub struct PostPort {
     code: AtomicU8,
+    writes: Arc<Counter>,
 }
 
 impl PostPort {
@@ -44,6 +48,15 @@ impl Device for PostPort {
         "post"
     }
 
+    fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
+        scope.part("writes", Unit::Occurrences, "codes", &self.writes, |w| w)?;
+        Ok(())
+    }
+
+    fn info(&self, page: &mut Page) -> fmt::Result {
+        writeln!(page, "the last code is {:#04x}", self.code())
+    }
+
     fn reset(&self, kind: ResetKind) -> Result<(), DeviceError> {
         if kind == ResetKind::Hard {
             self.code.store(0, Ordering::SeqCst);
@@ -58,6 +71,7 @@ impl IoHandler for PostPort {
     }
 
     fn write(&self, _: &mut IoCtx, _offset: u64, _size: u8, value: u64) {
+        self.writes.inc();
         self.code.store(value.to_le_bytes()[0], Ordering::SeqCst);
     }
 }

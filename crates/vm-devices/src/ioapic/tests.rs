@@ -284,3 +284,31 @@ fn a_hard_reset_masks_all_and_withdraws_routes_but_keeps_levels() {
     rig.entry(9, 0x31 | LEVEL_LOW);
     assert_eq!(rig.delivered(), [LEVEL_0X31], "its device still asserts it");
 }
+
+#[test]
+fn messages_are_counted_by_input_and_the_page_shows_the_inputs_in_use() {
+    let rig = Rig::new();
+    let stats = vm_pdm::stats::Stats::new();
+    let mut scope = Scope::new(&stats, "/device/ioapic");
+    rig.chip.stats(&mut scope).unwrap();
+    rig.entry(4, 0x31);
+    rig.chip.set(4, Level::High);
+    rig.chip.set(4, Level::Low);
+    rig.chip.set(4, Level::High);
+    rig.chip.set(5, Level::High);
+    rig.chip.eoi(0x31);
+    let snapshot = stats.snapshot(&vm_pdm::stats::Pattern::default());
+    let count = |name: &str| snapshot.get(&format!("/device/ioapic/{name}"));
+    let counter = |n| Some(vm_pdm::stats::Value::Counter(n));
+    assert_eq!(count("pin/4/delivered"), counter(2));
+    assert_eq!(count("pin/5/delivered"), counter(0));
+    assert_eq!((count("eois"), count("routed")), (counter(1), counter(1)));
+    let mut page = Page::new();
+    rig.chip.info(&mut page).unwrap();
+    assert_eq!(
+        page.into_text(),
+        "inputs asserted: 0x000030\n\
+         input  4: asserted, open, edge, vector 0x31, mode 0, physical destination 0x00; 2 messages\n\
+         input  5: asserted, masked, edge, vector 0x00, mode 0, physical destination 0x00; 0 messages\n"
+    );
+}

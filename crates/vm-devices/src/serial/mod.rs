@@ -5,6 +5,7 @@
 //!
 //! Its threads are `io-serial` and `io-serial-out`, see [`crate::stream`].
 
+mod show;
 mod uart;
 
 use std::fmt::{self, Debug};
@@ -12,6 +13,8 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vm_pdm::info::Page;
+use vm_pdm::stats::{Scope, StatError};
 use vm_pdm::{BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, ResetKind};
 
 use crate::bytes::{self, ByteRegisters};
@@ -107,6 +110,15 @@ impl Serial {
 impl Device for Serial {
     fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
+        let counts = self.stream.with(|uart| Arc::clone(uart.counts()));
+        counts.register(scope)
+    }
+
+    fn info(&self, page: &mut Page) -> fmt::Result {
+        self.stream.with(|uart| uart.describe(page))
     }
 
     fn power_on(&self) -> Result<(), DeviceError> {

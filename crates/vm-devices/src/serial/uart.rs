@@ -24,12 +24,16 @@
 //! starts is not lost to the clearing of FIFOs that drivers start with.
 
 use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
 use std::io::{self, Write};
+use std::sync::Arc;
 
+use vm_pdm::info::Page;
 use vm_pdm::{IrqLine, Level};
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial as Registers};
 
+use super::show::Counts;
 use crate::stream::{BACKLOG, Port};
 
 const DATA: u8 = 0;
@@ -74,6 +78,7 @@ pub(super) struct Uart {
     polls: u8,
     backlog: VecDeque<u8>,
     held: bool,
+    counts: Arc<Counts>,
 }
 
 /// What the transmitter is.
@@ -103,6 +108,7 @@ struct Outbox {
     bytes: VecDeque<u8>,
     capacity: usize,
     lost: u64,
+    counts: Arc<Counts>,
 }
 
 impl Write for Outbox {
@@ -110,7 +116,10 @@ impl Write for Outbox {
         let room = self.capacity - self.bytes.len();
         let fits = &buf[..buf.len().min(room)];
         self.bytes.extend(fits);
-        self.lost = self.lost.saturating_add((buf.len() - fits.len()) as u64);
+        let lost = (buf.len() - fits.len()) as u64;
+        self.lost = self.lost.saturating_add(lost);
+        self.counts.sent.add(fits.len() as u64);
+        self.counts.lost.add(lost);
         Ok(buf.len())
     }
 
@@ -177,10 +186,12 @@ impl Uart {
     /// After a reset; `capacity` bytes of output fit, at least twice [`ROOM`].
     pub(super) fn new(irq: IrqLine, capacity: usize) -> Self {
         let capacity = capacity.max(2 * ROOM);
+        let counts: Arc<Counts> = Arc::default();
         let outbox = Outbox {
             bytes: VecDeque::new(),
             capacity,
             lost: 0,
+            counts: Arc::clone(&counts),
         };
         Self {
             registers: Registers::new(NoTrigger, outbox),
@@ -192,6 +203,7 @@ impl Uart {
             polls: 0,
             backlog: VecDeque::new(),
             held: false,
+            counts,
         }
     }
 
@@ -202,6 +214,7 @@ impl Uart {
             bytes: VecDeque::new(),
             capacity: 0,
             lost: 0,
+            counts: Arc::default(),
         };
         let outbox = std::mem::replace(self.registers.writer_mut(), outbox);
         self.registers = Registers::new(NoTrigger, outbox);
@@ -213,6 +226,34 @@ impl Uart {
         };
         self.polls = 0;
         self.settle();
+    }
+
+    /// What is counted here.
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    /// Writes how the chip stands, without its noticing.
+    pub(super) fn describe(&mut self, page: &mut Page) -> fmt::Result {
+        let (enabled, line) = (self.enabled(), self.line);
+        let held = if self.held { ", held" } else { "" };
+        writeln!(
+            page,
+            "transmitter {:?}, interrupts enabled {enabled:#04x}, line {line:?}{held}",
+            self.transmitter
+        )?;
+        writeln!(
+            page,
+            "output: {} of {} bytes wait for the host, {} were lost",
+            self.queued(),
+            self.registers.writer().capacity,
+            self.lost()
+        )?;
+        writeln!(
+            page,
+            "input: {} bytes wait for the guest",
+            self.backlog.len()
+        )
     }
 
     pub(super) fn read(&mut self, offset: u8) -> u8 {
@@ -352,6 +393,9 @@ impl Uart {
     fn drive(&mut self, level: Level) {
         if self.line != level {
             self.line = level;
+            if level == Level::High {
+                self.counts.interrupts.inc();
+            }
             self.irq.set(level);
         }
     }
@@ -367,6 +411,7 @@ impl Uart {
         }
         let count = self.backlog.len().min(FIFO);
         let bytes: Vec<u8> = self.backlog.drain(..count).collect();
+        self.counts.received.add(count as u64);
         // The FIFO is empty and not in loopback, so it takes all of FIFO bytes.
         let _ = self.registers.enqueue_raw_bytes(&bytes);
         true
