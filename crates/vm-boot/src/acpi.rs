@@ -15,6 +15,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, aml::Path};
 
+use crate::acpi_events::{ENABLED, Events, ONLINE_CAPABLE, Processors, local_apic};
 use crate::map::ACPI;
 use crate::{Platform, VirtioWindow, VirtioWindows};
 
@@ -25,8 +26,6 @@ const HEADER_BYTES: u32 = 36;
 /// FADT `IAPC_BOOT_ARCH`: there is no VGA (ACPI 6.5, table 5-11). That there is no 8042 is said by
 /// its bit being clear.
 const VGA_NOT_PRESENT: u16 = 1 << 2;
-/// MADT local APIC flag: the processor is enabled.
-const ENABLED: u32 = 1;
 
 /// The tables, ready to be written at [`AcpiTables::ADDRESS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,9 +51,9 @@ impl AcpiTables {
     /// The most vCPUs that are described; the tables for them fit below 1 MiB.
     pub const MAX_CPUS: u32 = 1024;
 
-    /// Builds the tables for a machine with `cpus` vCPUs, whose APIC ids are 0 and up. More than
-    /// [`AcpiTables::MAX_CPUS`] are left out.
-    pub fn new(platform: &Platform, cpus: u32) -> Self {
+    /// Builds the tables for a machine with `cpus` vCPUs, whose APIC ids are 0 and up; those that are
+    /// not there yet may come. More than [`AcpiTables::MAX_CPUS`] are left out.
+    pub fn new(platform: &Platform, cpus: u32, is_there: &dyn Fn(u32) -> bool) -> Self {
         let cpus = cpus.min(Self::MAX_CPUS);
         let mut this = Self {
             bytes: Vec::new(),
@@ -64,7 +63,7 @@ impl AcpiTables {
         this.push(*b"RSDP", &vec![0; Rsdp::len()]);
         let dsdt = this.push(*b"DSDT", dsdt(platform, cpus).as_slice());
         let fadt = this.push(*b"FACP", &fadt(platform, dsdt));
-        let madt = this.push(*b"APIC", madt(platform, cpus).as_slice());
+        let madt = this.push(*b"APIC", madt(platform, cpus, is_there).as_slice());
         let mut xsdt = XSDT::new(OEM, OEM_TABLE, REVISION);
         xsdt.add_entry(fadt);
         xsdt.add_entry(madt);
@@ -135,24 +134,17 @@ fn fadt(platform: &Platform, dsdt: u64) -> Vec<u8> {
 }
 
 /// The MADT (ACPI 6.5, 5.2.12): flags 0, as there are no 8259s.
-fn madt(platform: &Platform, cpus: u32) -> Sdt {
+fn madt(platform: &Platform, cpus: u32, is_there: &dyn Fn(u32) -> bool) -> Sdt {
     let mut body = Vec::new();
     body.extend_from_slice(&platform.lapic_addr.to_le_bytes());
     body.extend_from_slice(&0_u32.to_le_bytes());
     for cpu in 0..cpus {
-        match u8::try_from(cpu) {
-            // 255 is the broadcast id of an APIC with 8-bit ids.
-            Ok(id) if id < 255 => {
-                body.extend_from_slice(&[0, 8, id, id]);
-                body.extend_from_slice(&ENABLED.to_le_bytes());
-            }
-            _ => {
-                body.extend_from_slice(&[9, 16, 0, 0]);
-                body.extend_from_slice(&cpu.to_le_bytes());
-                body.extend_from_slice(&ENABLED.to_le_bytes());
-                body.extend_from_slice(&cpu.to_le_bytes());
-            }
-        }
+        let flags = if is_there(cpu) {
+            ENABLED
+        } else {
+            ONLINE_CAPABLE
+        };
+        body.extend(local_apic(cpu, flags));
     }
     body.extend_from_slice(&[1, 12, 0, 0]);
     body.extend_from_slice(&platform.ioapic_addr.to_le_bytes());
@@ -186,25 +178,17 @@ fn dsdt(platform: &Platform, cpus: u32) -> Sdt {
     );
     let rtc = aml::Device::new(Path::new("RTC0"), vec![&rtc_name, &rtc_resources]);
 
-    let processors: Vec<Processor> = (0..cpus).map(Processor).collect();
+    let processors = Processors {
+        platform,
+        count: cpus,
+    };
+    let events = Events(platform);
     let virtio: Vec<Virtio> = (0..).zip(platform.virtio.iter()).map(Virtio).collect();
     let mut children: Vec<&dyn Aml> = vec![&com1, &rtc];
     children.extend(virtio.iter().map(|device| device as &dyn Aml));
-    children.extend(processors.iter().map(|processor| processor as &dyn Aml));
+    children.extend([&processors as &dyn Aml, &events]);
     body.extend(encode(&aml::Scope::new(Path::new("\\_SB_"), children)));
     table(*b"DSDT", 2, &body)
-}
-
-/// A processor device, which gives the MADT's entry of the same number a name.
-struct Processor(u32);
-
-impl Aml for Processor {
-    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        let hid = aml::Name::new(Path::new("_HID"), &"ACPI0007");
-        let uid = aml::Name::new(Path::new("_UID"), &self.0);
-        let name = format!("C{:03X}", self.0);
-        aml::Device::new(Path::new(&name), vec![&hid, &uid]).to_aml_bytes(sink);
-    }
 }
 
 /// A virtio-mmio device with its number. `LNRO0005` is what Linux's virtio_mmio driver answers to; its

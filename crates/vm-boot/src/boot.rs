@@ -47,7 +47,6 @@ impl Protocol {
 }
 
 /// Everything a VM boots from.
-#[derive(Debug)]
 pub struct Boot {
     image: Image,
     initrds: Vec<Initrd>,
@@ -55,6 +54,20 @@ pub struct Boot {
     cpus: u32,
     platform: Platform,
     protocol: Option<Protocol>,
+    is_there: IsThere,
+}
+
+/// Whether a vCPU is there when the guest boots.
+type IsThere = Box<dyn Fn(u32) -> bool + Send + Sync>;
+
+impl std::fmt::Debug for Boot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Boot")
+            .field("image", &self.image)
+            .field("initrd", &self.initrd)
+            .field("command_line", &self.command_line)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is handed over to the kernel, whichever way it is entered.
@@ -112,6 +125,7 @@ impl Boot {
             cpus,
             platform: Platform::default(),
             protocol: None,
+            is_there: Box::new(|_| true),
         })
     }
 
@@ -119,6 +133,14 @@ impl Boot {
     #[must_use]
     pub fn with_platform(mut self, platform: Platform) -> Self {
         self.platform = platform;
+        self
+    }
+
+    /// Asks at every boot which vCPUs are there by then; the others are described as such that may
+    /// come. Without it all are there.
+    #[must_use]
+    pub fn with_present(mut self, is_there: impl Fn(u32) -> bool + Send + Sync + 'static) -> Self {
+        self.is_there = Box::new(is_there);
         self
     }
 
@@ -136,7 +158,7 @@ impl Boot {
 
     /// The ACPI tables that the guest is given.
     pub fn acpi_tables(&self) -> AcpiTables {
-        AcpiTables::new(&self.platform, self.cpus)
+        AcpiTables::new(&self.platform, self.cpus, &*self.is_there)
     }
 
     /// The memory map that the guest is given, ascending.

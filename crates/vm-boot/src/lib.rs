@@ -28,6 +28,7 @@
 //! ```
 
 mod acpi;
+mod acpi_events;
 mod bios_data;
 mod boot;
 mod bzimage;

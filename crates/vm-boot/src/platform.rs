@@ -28,6 +28,10 @@ pub struct Platform {
     pub debug_exit_port: Option<u16>,
     /// First of the two I/O ports of the real-time clock.
     pub rtc_port: u16,
+    /// First I/O port of the event device's registers, nine in all.
+    pub event_port: u16,
+    /// The event device's interrupt line at the I/O APIC, edge-triggered, active high.
+    pub event_irq: u32,
     /// Where virtio-mmio devices are.
     pub virtio: VirtioWindows,
 }
@@ -92,6 +96,8 @@ impl Default for Platform {
             reset_value: 1,
             debug_exit_port: None,
             rtc_port: 0x70,
+            event_port: 0x610,
+            event_irq: 21,
             virtio: VirtioWindows::default(),
         }
     }

@@ -348,6 +348,7 @@ impl Emt {
                     Effect::DebugExit(value) => self
                         .deeds
                         .push_back(Deed::PowerOff(Ending::DebugExit(value))),
+                    Effect::Unplug(vcpu) => log::warn!(target: "vm.plug", "vCPU {vcpu} given up"),
                     Effect::Error(error) => log::error!(target: "vm.error", "{error}"),
                 }
             }

@@ -11,6 +11,7 @@
 //! | [`Cmos`], [`CmosMemory`] | real-time clock and the memory sizes firmware looks up |
 //! | [`I8042`] | the keyboard controller's reset command, nothing else |
 //! | [`AcpiPm`] | sleep control, sleep status and reset registers |
+//! | [`Ged`], [`PlugError`] | power button and processors that come and go, behind an ACPI generic event device |
 //! | [`Virtio`] | a virtio-mmio device with a thread of its own: a disk, or a source of entropy |
 //! | [`VirtioConsole`], [`ConsoleSpec`] | a virtio-mmio console, `hvc0` of a Linux guest |
 //! | [`GuestRam`] | the guest memory that they read and write, which tells what they wrote |
@@ -37,6 +38,7 @@ mod bytes;
 mod calendar;
 mod cmos;
 mod debug_exit;
+mod ged;
 mod i8042;
 mod ioapic;
 mod post;
@@ -47,6 +49,7 @@ mod virtio;
 pub use acpi_pm::AcpiPm;
 pub use cmos::{Clock, Cmos, CmosMemory};
 pub use debug_exit::DebugExit;
+pub use ged::{Ged, PlugError};
 pub use i8042::I8042;
 pub use ioapic::IoApic;
 pub use post::PostPort;

@@ -15,6 +15,8 @@ pub enum Effect {
     PowerOff,
     /// The guest wrote to the debug-exit port: end the VM with this value.
     DebugExit(u32),
+    /// The guest gave this vCPU up: it executes nothing until it is plugged again.
+    Unplug(u32),
     /// Something failed while the access was served.
     Error(RuntimeError),
 }

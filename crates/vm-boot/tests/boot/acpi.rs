@@ -67,7 +67,7 @@ fn count(bytes: &[u8], wanted: &[u8]) -> usize {
 
 #[test]
 fn the_fadt_is_hardware_reduced_and_names_the_registers() {
-    let (fadt, _, _) = walk(&AcpiTables::new(&Platform::default(), 1));
+    let (fadt, _, _) = walk(&AcpiTables::new(&Platform::default(), 1, &|_| true));
     assert_eq!((fadt.len(), fadt[8]), (276, 6));
     let flags = u32_at(&fadt, 112);
     assert_ne!(flags & 1 << 20, 0, "hardware-reduced");
@@ -85,7 +85,7 @@ fn the_fadt_is_hardware_reduced_and_names_the_registers() {
 
 #[test]
 fn the_madt_has_every_vcpu_once_and_one_ioapic() {
-    let (_, madt, _) = walk(&AcpiTables::new(&Platform::default(), 4));
+    let (_, madt, _) = walk(&AcpiTables::new(&Platform::default(), 4, &|_| true));
     assert_eq!((u32_at(&madt, 36), u32_at(&madt, 40)), (0xfee0_0000, 0));
     let entries = entries(&madt);
     assert_eq!(entries.len(), 5);
@@ -104,7 +104,7 @@ fn the_madt_has_every_vcpu_once_and_one_ioapic() {
 
 #[test]
 fn ids_beyond_eight_bits_are_x2apic_entries() {
-    let (_, madt, _) = walk(&AcpiTables::new(&Platform::default(), 258));
+    let (_, madt, _) = walk(&AcpiTables::new(&Platform::default(), 258, &|_| true));
     let entries = entries(&madt);
     let wide: Vec<_> = entries.iter().filter(|(kind, _)| *kind == 9).collect();
     let fields: Vec<_> = wide
@@ -117,7 +117,7 @@ fn ids_beyond_eight_bits_are_x2apic_entries() {
 
 #[test]
 fn the_dsdt_describes_serial_port_clock_power_off_and_vcpus() {
-    let (_, _, dsdt) = walk(&AcpiTables::new(&Platform::default(), 3));
+    let (_, _, dsdt) = walk(&AcpiTables::new(&Platform::default(), 3, &|_| true));
     // PNP0501 and PNP0B00 as compressed EISA ids.
     assert_eq!(count(&dsdt, &[0x0c, 0x41, 0xd0, 0x05, 0x01]), 1);
     assert_eq!(count(&dsdt, &[0x0c, 0x41, 0xd0, 0x0b, 0x00]), 1);
@@ -128,7 +128,37 @@ fn the_dsdt_describes_serial_port_clock_power_off_and_vcpus() {
     // Name (_S5_, Package (1) {5})
     assert_eq!(count(&dsdt, b"\x08_S5_\x12\x04\x01\x0a\x05"), 1);
     assert_eq!(count(&dsdt, b"ACPI0007\0"), 3);
-    assert_eq!(count(&dsdt, b"C002"), 1);
+    // The device, and the place that notifies it.
+    assert_eq!((count(&dsdt, b"C002"), count(&dsdt, b"C003")), (2, 0));
+}
+
+#[test]
+fn a_vcpu_that_is_not_there_yet_may_come_and_its_device_says_how_it_will_be() {
+    let (_, madt, dsdt) = walk(&AcpiTables::new(&Platform::default(), 3, &|cpu| cpu != 2));
+    let flags: Vec<u32> = entries(&madt)
+        .iter()
+        .filter(|(kind, _)| *kind == 0)
+        .map(|(_, entry)| u32_at(entry, 4))
+        .collect();
+    // Enabled; online capable (ACPI 6.5, table 5-25).
+    assert_eq!(flags, [1, 1, 2]);
+    // _MAT of each: its entry, enabled.
+    assert_eq!(
+        count(&dsdt, b"_MAT\x11\x0b\x0a\x08\x00\x08\x02\x02\x01\0\0\0"),
+        1
+    );
+    assert_eq!(
+        (count(&dsdt, b"_EJ0"), count(&dsdt, b"_MAT")),
+        (2, 3),
+        "the first one stays"
+    );
+}
+
+#[test]
+fn a_vcpu_beyond_those_that_the_event_device_knows_is_always_there() {
+    let (_, _, dsdt) = walk(&AcpiTables::new(&Platform::default(), 66, &|_| true));
+    assert_eq!((count(&dsdt, b"_STA"), count(&dsdt, b"_EJ0")), (64, 63));
+    assert_eq!((count(&dsdt, b"C03F"), count(&dsdt, b"C040")), (2, 1));
 }
 
 #[test]
@@ -145,6 +175,8 @@ fn the_platform_decides_every_address() {
         reset_value: 9,
         debug_exit_port: Some(0x501),
         rtc_port: 0x74,
+        event_port: 0x720,
+        event_irq: 23,
         virtio: VirtioWindows {
             first_addr: 0xd800_0000,
             first_irq: 9,
@@ -161,6 +193,10 @@ fn the_platform_decides_every_address() {
     assert_eq!(count(&dsdt, &[0x89, 6, 0, 3, 1, 3, 0, 0, 0]), 1);
     assert_eq!(count(&dsdt, &[0x47, 1, 0x74, 0, 0x74, 0, 1, 2]), 1);
     assert_eq!(count(&dsdt, b"_S5_\x12\x04\x01\x0a\x06"), 1);
+    // OperationRegion (EREG, SystemIO, 0x720, 4) and CREG at 0x724, 5 bytes; interrupt 23.
+    assert_eq!(count(&dsdt, b"EREG\x01\x0b\x20\x07\x0a\x04"), 1);
+    assert_eq!(count(&dsdt, b"CREG\x01\x0b\x24\x07\x0a\x05"), 1);
+    assert_eq!(count(&dsdt, &[0x89, 6, 0, 3, 1, 23, 0, 0, 0]), 1);
     // Memory32Fixed, writable, 4 KiB; the interrupt behind it.
     for (page, irq) in [(0_u8, 9), (0x10, 10)] {
         let window = [
@@ -172,7 +208,7 @@ fn the_platform_decides_every_address() {
 
 #[test]
 fn virtio_devices_are_described_where_they_are_and_none_by_default() {
-    let (_, _, dsdt) = walk(&AcpiTables::new(&Platform::default(), 1));
+    let (_, _, dsdt) = walk(&AcpiTables::new(&Platform::default(), 1, &|_| true));
     assert_eq!(count(&dsdt, b"LNRO0005"), 0);
     let with = |count| {
         let virtio = VirtioWindows {
@@ -183,7 +219,7 @@ fn virtio_devices_are_described_where_they_are_and_none_by_default() {
             virtio,
             ..Platform::default()
         };
-        walk(&AcpiTables::new(&platform, 1)).2
+        walk(&AcpiTables::new(&platform, 1, &|_| true)).2
     };
     assert_eq!(count(&with(3), b"LNRO0005\0"), 3);
     assert_eq!(count(&with(3), b"VR02"), 1);
@@ -198,7 +234,7 @@ fn virtio_devices_are_described_where_they_are_and_none_by_default() {
 
 #[test]
 fn the_tables_for_the_most_vcpus_fit_below_one_mib() {
-    let tables = AcpiTables::new(&Platform::default(), AcpiTables::MAX_CPUS);
+    let tables = AcpiTables::new(&Platform::default(), AcpiTables::MAX_CPUS, &|_| true);
     let last = tables.tables().last().expect("an XSDT");
     assert!(last.address + last.bytes <= 0x10_0000);
     let (_, madt, dsdt) = walk(&tables);
