@@ -17,6 +17,10 @@ struct Written {
     #[serde(default)]
     cpus: Option<Bounded<1, { crate::MAX_VCPUS as u64 }>>,
     #[serde(default)]
+    plugged: Option<Bounded<1, { crate::MAX_VCPUS as u64 }>>,
+    #[serde(default)]
+    cap: Option<Bounded<1, 100>>,
+    #[serde(default)]
     memory: Option<ByteSize>,
     #[serde(default)]
     cpu: WrittenCpu,
@@ -51,7 +55,8 @@ enum WrittenTripleFault {
 }
 
 impl VmSpec {
-    /// Reads a section with the keys `name`, `cpus`, `memory`, `cpu` (`host`), `on_reset`
+    /// Reads a section with the keys `name`, `cpus`, `plugged` (how many of them
+    /// the guest has from the start), `cap` (percent of a host CPU for each), `memory`, `cpu` (`host`), `on_reset`
     /// (`reset` or `power-off`) and `on_triple_fault` (`guru`, `reset` or `power-off`); what is not
     /// set is as in [`VmSpec::default`].
     ///
@@ -64,6 +69,12 @@ impl VmSpec {
             name: written.name.unwrap_or(default.name),
             vcpus: written.cpus.map_or(default.vcpus, |cpus| {
                 u32::try_from(cpus.get()).expect("bounded by MAX_VCPUS")
+            }),
+            plugged: written
+                .plugged
+                .map(|n| u32::try_from(n.get()).expect("bounded by MAX_VCPUS")),
+            cap_percent: written.cap.map_or(default.cap_percent, |percent| {
+                u32::try_from(percent.get()).expect("bounded by 100")
             }),
             memory_bytes: written.memory.map_or(default.memory_bytes, ByteSize::bytes),
             cpu: match written.cpu {
@@ -118,6 +129,8 @@ mod tests {
         for (text, words) in [
             ("[vm]\ncpus=65", ["vm.cpus", "64"]),
             ("[vm]\ncpus=0", ["vm.cpus", "64"]),
+            ("[vm]\ncap=0", ["vm.cap", "100"]),
+            ("[vm]\ncap=101", ["vm.cap", "100"]),
             ("[vm]\ncpu='486'", ["486", "host"]),
             ("[vm]\non_reset='explode'", ["explode", "power-off"]),
             ("[vm]\nmemroy='1G'", ["vm.memroy", "vm.memory"]),

@@ -12,18 +12,20 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use vm_cpu::{CpuError, Entry, Exit, GuestRam, Machine, Settled, Vcpu};
 use vm_emt::{Bell, Flow};
 use vm_pdm::{Buses, Devices, Effect, IoCtx, ResetKind};
 use vm_req::Which;
 
+use crate::cap::{self, Slice, Turn};
 use crate::component::Pipeline;
 use crate::fault::Fault;
 use crate::recorder::{Flight, HOST_ERROR, Recorder, exit_code};
 use crate::report::Seen;
 use crate::shared::Shared;
-use crate::{Ending, GuruReport, OnReset, TripleFault, VmError, VmSpec, ops};
+use crate::{Ending, GuruReport, OnReset, TripleFault, VmError, VmSpec, ops, processors};
 
 /// Called with a vector that the guest acknowledged.
 pub type EoiHandler = Arc<dyn Fn(u8) + Send + Sync>;
@@ -58,6 +60,7 @@ pub struct Emt {
     io: IoCtx,
     recorder: Recorder,
     flow: Flow,
+    slice: Slice,
 }
 
 impl std::fmt::Debug for Emt {
@@ -82,6 +85,7 @@ enum Activity {
 enum Deed {
     Reset(ResetKind),
     PowerOff(Ending),
+    Unplug(u32),
 }
 
 impl Deed {
@@ -134,6 +138,7 @@ impl Emt {
             io: IoCtx::new(),
             recorder: Recorder::new(counts),
             flow: Flow::Continue,
+            slice: Slice::default(),
         }
     }
 
@@ -244,10 +249,38 @@ impl Emt {
                 self.bell.park(None);
             } else if let Some(deed) = self.deeds.pop_front() {
                 self.act(deed);
-            } else if self.activity == Activity::Halted || self.vcpu.is_none() {
+            } else if self.activity == Activity::Halted || !self.is_here() {
                 self.bell.park(None);
+            } else if let Some(until) = self.waits_for_slice() {
+                self.bell.park(Some(until));
             } else {
                 self.enter();
+            }
+        }
+    }
+
+    /// Whether there is a vCPU, and the guest has it.
+    fn is_here(&self) -> bool {
+        self.vcpu.is_some() && self.shared.plugged.has(self.id())
+    }
+
+    /// When the next slice begins, if this one's share is used up.
+    fn waits_for_slice(&mut self) -> Option<Instant> {
+        let percent = self.shared.cap.percent();
+        if percent >= cap::FULL {
+            return None;
+        }
+        let now = Instant::now();
+        if self.slice.holds(percent, now) {
+            return None;
+        }
+        match self.slice.decide(percent, now, cap::thread_time()) {
+            Turn::Wait(until) => Some(until),
+            Turn::Run(until) => {
+                if let Err(e) = self.shared.cap.alarm(self.id(), until) {
+                    log::error!(target: "vm.cap", "the cap holds only at exits: cannot start its thread: {e}");
+                }
+                None
             }
         }
     }
@@ -348,7 +381,7 @@ impl Emt {
                     Effect::DebugExit(value) => self
                         .deeds
                         .push_back(Deed::PowerOff(Ending::DebugExit(value))),
-                    Effect::Unplug(vcpu) => log::warn!(target: "vm.plug", "vCPU {vcpu} given up"),
+                    Effect::Unplug(vcpu) => self.deeds.push_back(Deed::Unplug(vcpu)),
                     Effect::Error(error) => log::error!(target: "vm.error", "{error}"),
                 }
             }
@@ -381,10 +414,16 @@ impl Emt {
         self.settle_or_guru();
         let shared = Arc::clone(&self.shared);
         // A reset empties the queue of deeds, so this one is of the machine as it is now.
-        let caller = ops::Caller::On(self, shared.resets.total());
+        let resets = shared.resets.total();
         let result = match &deed {
-            Deed::Reset(kind) => ops::reset(&shared, caller, *kind),
-            Deed::PowerOff(ending) => ops::power_off(&shared, caller, *ending),
+            Deed::Reset(kind) => ops::reset(&shared, ops::Caller::On(self, resets), *kind),
+            Deed::PowerOff(ending) => {
+                ops::power_off(&shared, ops::Caller::On(self, resets), *ending)
+            }
+            Deed::Unplug(vcpu) => {
+                processors::given_up(self, *vcpu);
+                Ok(())
+            }
         };
         match result {
             Ok(()) | Err(VmError::Overtaken { .. }) => {}

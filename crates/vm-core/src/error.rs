@@ -48,6 +48,14 @@ pub enum VmError {
         /// The operation.
         op: &'static str,
     },
+    /// A vCPU that cannot be plugged or unplugged; nothing changed.
+    #[error("vCPU {vcpu} {why}")]
+    Vcpu {
+        /// Its number.
+        vcpu: u32,
+        /// Why.
+        why: String,
+    },
     /// A blocking operation was called where it would wait for its own caller.
     #[error("{op} refused: called from {from}; call it from another thread")]
     WouldBlock {

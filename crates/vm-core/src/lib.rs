@@ -15,6 +15,7 @@
 //!
 //! This crate knows no concrete CPU backend and no concrete device.
 
+mod cap;
 mod component;
 mod config;
 mod emt;
@@ -24,6 +25,7 @@ mod observe;
 mod ops;
 mod pages;
 mod parts;
+mod processors;
 mod recorder;
 mod report;
 mod save;

@@ -36,6 +36,10 @@ pub struct Status {
     pub previous: String,
     /// Number of vCPUs.
     pub vcpus: u32,
+    /// The vCPUs that the guest has.
+    pub plugged: Vec<u32>,
+    /// How much of a host CPU each vCPU may use.
+    pub cap_percent: u32,
     /// Host thread ids of the EMTs, in order of vCPU; `None` where the host does not tell.
     pub tids: Vec<Option<u32>>,
     /// Hard resets so far.

@@ -14,9 +14,11 @@ use vm_rendezvous::Rendezvous;
 use vm_req::Queues;
 use vm_state::{StateCell, Transition};
 
+use crate::cap::Cap;
 use crate::emt::Emt;
 use crate::fault::Fault;
 use crate::observe::Observed;
+use crate::processors::Plugged;
 use crate::save::Cancel;
 use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, lock, wait};
 use crate::{Ending, GuruReport, VmSpec};
@@ -33,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) timers: Arc<Timers>,
     pub(crate) observed: Observed,
     pub(crate) threads: Threads,
+    pub(crate) plugged: Plugged,
+    pub(crate) cap: Cap,
     /// EMTs with this number and above leave their loops. Only ever lowered.
     leave_from: AtomicU32,
     /// The save under way.
@@ -71,6 +75,8 @@ impl Shared {
             resets: Resets::default(),
             timers,
             threads: Threads::new(spec.vcpus),
+            plugged: Plugged::first(spec.plugged.unwrap_or(spec.vcpus)),
+            cap: Cap::new(Arc::clone(&bells), spec.cap_percent),
             leave_from: AtomicU32::new(u32::MAX),
             saving: Mutex::new(None),
             teleports: AtomicU64::new(0),

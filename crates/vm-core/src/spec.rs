@@ -41,6 +41,11 @@ pub struct VmSpec {
     pub name: String,
     /// Number of vCPUs, 1 to [`MAX_VCPUS`].
     pub vcpus: u32,
+    /// How many of them the guest has from the start, 1 or more; the others can be plugged later.
+    /// `None`: all.
+    pub plugged: Option<u32>,
+    /// How much of a host CPU each vCPU may use, 1 to 100 percent.
+    pub cap_percent: u32,
     /// Guest memory in bytes, a multiple of 4096.
     pub memory_bytes: u64,
     /// Interrupt controllers.
@@ -66,6 +71,8 @@ impl Default for VmSpec {
         Self {
             name: "vm".into(),
             vcpus: 1,
+            plugged: None,
+            cap_percent: crate::cap::FULL,
             memory_bytes: 256 << 20,
             irq: IrqMode::default(),
             cpu: CpuModel::default(),
@@ -91,6 +98,14 @@ impl VmSpec {
                 why: format!("{} is not between 1 and {MAX_VCPUS}", self.vcpus),
             });
         }
+        let vcpus = self.vcpus;
+        if self.plugged.is_some_and(|n| n == 0 || n > vcpus) {
+            return Err(VmError::Spec {
+                field: "plugged",
+                why: format!("is not between 1 and the {vcpus} vCPUs that there are"),
+            });
+        }
+        crate::processors::check_cap(self.cap_percent)?;
         if self.memory_bytes == 0 || !self.memory_bytes.is_multiple_of(4096) {
             return Err(VmError::Spec {
                 field: "memory",

@@ -101,6 +101,10 @@ impl Vm {
         }
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.owner.shared
+    }
+
     /// The state now. A plain load.
     pub fn state(&self) -> State {
         self.owner.shared.state.read()
@@ -255,6 +259,10 @@ impl Vm {
             state: shared.state.read().to_string(),
             previous: shared.state.snapshot().previous.to_string(),
             vcpus: shared.spec.vcpus,
+            plugged: (0..shared.spec.vcpus)
+                .filter(|&v| shared.plugged.has(v))
+                .collect(),
+            cap_percent: shared.cap.percent(),
             tids: shared.threads.tids(),
             hard_resets: shared.resets.hard(),
             soft_resets: shared.resets.soft(),

@@ -205,6 +205,7 @@ fn blame(error: VmError) -> Failure {
         | VmError::Gone { .. }
         | VmError::Panicked { .. }
         | VmError::Overtaken { .. }
+        | VmError::Vcpu { .. }
         | VmError::Pending { .. }
         | VmError::Save { .. }
         | VmError::Fatal { .. } => false,

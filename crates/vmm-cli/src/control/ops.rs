@@ -81,7 +81,9 @@ fn stats(vm: &Vm) -> Value {
 
 fn failed(error: &VmError) -> Failed {
     let kind = match error {
-        VmError::Refused { .. } | VmError::WouldBlock { .. } => Kind::Refused,
+        VmError::Refused { .. } | VmError::WouldBlock { .. } | VmError::Vcpu { .. } => {
+            Kind::Refused
+        }
         VmError::Late { .. } | VmError::Pending { .. } => Kind::Late,
         VmError::Gone { .. } => Kind::Gone,
         VmError::Spec { .. }
