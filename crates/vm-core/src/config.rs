@@ -17,7 +17,7 @@ struct Written {
     #[serde(default)]
     cpus: Option<Bounded<1, { crate::MAX_VCPUS as u64 }>>,
     #[serde(default)]
-    plugged: Option<Bounded<1, { crate::MAX_VCPUS as u64 }>>,
+    max_cpus: Option<Bounded<1, { crate::MAX_VCPUS as u64 }>>,
     #[serde(default)]
     cap: Option<Bounded<1, 100>>,
     #[serde(default)]
@@ -55,8 +55,8 @@ enum WrittenTripleFault {
 }
 
 impl VmSpec {
-    /// Reads a section with the keys `name`, `cpus`, `plugged` (how many of them
-    /// the guest has from the start), `cap` (percent of a host CPU for each), `memory`, `cpu` (`host`), `on_reset`
+    /// Reads a section with the keys `name`, `cpus`, `max_cpus` (how many can be
+    /// there later; absent: `cpus`), `cap` (percent of a host CPU for each), `memory`, `cpu` (`host`), `on_reset`
     /// (`reset` or `power-off`) and `on_triple_fault` (`guru`, `reset` or `power-off`); what is not
     /// set is as in [`VmSpec::default`].
     ///
@@ -65,14 +65,15 @@ impl VmSpec {
     pub fn read(section: &Section) -> Result<Self, CfgError> {
         let written: Written = section.read()?;
         let default = Self::default();
+        let count = |n: Bounded<1, { crate::MAX_VCPUS as u64 }>| {
+            u32::try_from(n.get()).expect("bounded by MAX_VCPUS")
+        };
+        let cpus = written.cpus.map_or(default.vcpus, count);
+        let max_cpus = written.max_cpus.map(count);
         Ok(Self {
             name: written.name.unwrap_or(default.name),
-            vcpus: written.cpus.map_or(default.vcpus, |cpus| {
-                u32::try_from(cpus.get()).expect("bounded by MAX_VCPUS")
-            }),
-            plugged: written
-                .plugged
-                .map(|n| u32::try_from(n.get()).expect("bounded by MAX_VCPUS")),
+            vcpus: max_cpus.unwrap_or(cpus),
+            plugged: max_cpus.map(|_| cpus),
             cap_percent: written.cap.map_or(default.cap_percent, |percent| {
                 u32::try_from(percent.get()).expect("bounded by 100")
             }),
@@ -113,13 +114,14 @@ mod tests {
     #[test]
     fn every_key_reaches_its_field() {
         let spec = read(
-            "[vm]\nname='a'\ncpus=3\nmemory='1G'\ncpu='host'\non_reset='power-off'\non_triple_fault='reset'",
+            "[vm]\nname='a'\ncpus=2\nmax_cpus=3\ncap=40\nmemory='1G'\ncpu='host'\non_reset='power-off'\non_triple_fault='reset'",
         )
         .unwrap();
         assert_eq!(
             (spec.name.as_str(), spec.vcpus, spec.memory_bytes),
             ("a", 3, 1 << 30)
         );
+        assert_eq!((spec.plugged, spec.cap_percent), (Some(2), 40));
         assert_eq!(spec.on_reset, OnReset::PowerOff);
         assert_eq!(spec.on_triple_fault, TripleFault::Reset);
     }

@@ -141,7 +141,8 @@ pub(crate) fn check_cap(percent: u32) -> Result<(), VmError> {
 pub(crate) fn given_up(emt: &mut Emt, v: u32) {
     let shared = Arc::clone(emt.shared());
     if let Err(e) = take(&shared, v) {
-        return log::warn!(target: "vm.plug", "the guest gives up what it cannot: {e}");
+        // It does not exist, or somebody was faster.
+        return log::debug!(target: "vm.plug", "given up by the guest: {e}");
     }
     let limit = Some(shared.spec.gather_limit);
     let reset = shared.queues.call_from(emt, v, limit, Emt::reset_vcpu);

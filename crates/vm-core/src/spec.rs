@@ -99,10 +99,12 @@ impl VmSpec {
             });
         }
         let vcpus = self.vcpus;
-        if self.plugged.is_some_and(|n| n == 0 || n > vcpus) {
+        if let Some(n) = self.plugged
+            && (n == 0 || n > vcpus)
+        {
             return Err(VmError::Spec {
-                field: "plugged",
-                why: format!("is not between 1 and the {vcpus} vCPUs that there are"),
+                field: "cpus",
+                why: format!("{n} at the start is not between 1 and the {vcpus} that there can be"),
             });
         }
         crate::processors::check_cap(self.cap_percent)?;

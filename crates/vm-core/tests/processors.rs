@@ -148,13 +148,7 @@ fn a_specification_with_more_plugged_than_there_are_or_none_is_refused() {
             ..spec(2)
         };
         let refused = Vm::create(spec, Machine::new(busy()).parts());
-        assert!(matches!(
-            refused,
-            Err(VmError::Spec {
-                field: "plugged",
-                ..
-            })
-        ));
+        assert!(matches!(refused, Err(VmError::Spec { field: "cpus", .. })));
     }
 }
 

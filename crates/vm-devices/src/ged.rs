@@ -14,11 +14,12 @@
 //! A guest that gives a processor up has [`Effect::Unplug`] raised, and the processor is gone when
 //! that access returns. Processor 0 never goes.
 //!
-//! Every register is one atomic word, so there is no lock; which processor is selected is the
+//! Every register is one atomic word; the one lock is for whoever waits for the guest. Which processor is selected is the
 //! guest's to serialise, as its AML does with a mutex.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Instant;
 
 use vm_pdm::{
     BusBuilder, BusError, Device, DeviceError, Effect, IoCtx, IoHandler, IrqLine, ResetKind,
@@ -69,6 +70,9 @@ pub struct Ged {
     new: AtomicU64,
     /// The guest is asked to give it up, and has not looked yet.
     wanted: AtomicU64,
+    /// For those who wait until one is gone.
+    gone: Mutex<()>,
+    left: Condvar,
 }
 
 impl Ged {
@@ -92,6 +96,8 @@ impl Ged {
             present: AtomicU64::new(u64::MAX >> (Self::MAX - plugged)),
             new: AtomicU64::new(0),
             wanted: AtomicU64::new(0),
+            gone: Mutex::new(()),
+            left: Condvar::new(),
         })
     }
 
@@ -164,11 +170,23 @@ impl Ged {
             .ok_or(PlugError::Unplugged(vcpu))
     }
 
+    /// Waits until processor `vcpu` is gone or `deadline` passes; may return early.
+    pub fn wait_for_change(&self, vcpu: u32, deadline: Instant) {
+        let gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = deadline.saturating_duration_since(Instant::now());
+        if self.is_plugged(vcpu) {
+            drop(self.left.wait_timeout(gone, left));
+        }
+    }
+
     /// Whether it was there until now.
     fn gone(&self, bit: u64) -> bool {
         let was = self.present.fetch_and(!bit, Ordering::SeqCst);
         self.new.fetch_and(!bit, Ordering::SeqCst);
         self.wanted.fetch_and(!bit, Ordering::SeqCst);
+        // Whoever waits has looked before this, or sees it.
+        drop(self.gone.lock());
+        self.left.notify_all();
         was & bit != 0
     }
 

@@ -55,6 +55,12 @@ pub(crate) struct RunArgs {
     /// Number of vCPUs
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub(crate) cpus: Option<String>,
+    /// vCPUs that can be there at most; those beyond --cpus can be plugged later
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    pub(crate) max_cpus: Option<String>,
+    /// Percent of a host CPU that each vCPU may use, 1 to 100
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
+    pub(crate) cap: Option<String>,
     /// Guest memory, e.g. 256M or 6G
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) memory: Option<String>,
@@ -123,8 +129,35 @@ pub(crate) enum CtlVerb {
     Resume,
     /// Reset the VM hard
     Reset,
-    /// Power the VM off at once; its program ends
-    Poweroff,
+    /// Power the VM off; its program ends
+    Poweroff {
+        /// Press the power button and wait until the guest has shut itself down
+        #[arg(long)]
+        graceful: bool,
+        /// With --graceful: give up after this many milliseconds
+        #[arg(
+            long,
+            value_name = "MS",
+            default_value_t = 60_000,
+            requires = "graceful"
+        )]
+        limit_ms: u64,
+    },
+    /// Give the guest a vCPU that --max-cpus keeps for later, or that it gave up
+    Plug {
+        /// Number of the vCPU
+        vcpu: u32,
+    },
+    /// Ask the guest to give a vCPU up, and wait until it has
+    Unplug {
+        /// Number of the vCPU; 0 stays
+        vcpu: u32,
+    },
+    /// Let each vCPU use so much of a host CPU
+    Cap {
+        /// 1 to 100 percent; 100 is no cap
+        percent: u32,
+    },
     /// End the VM and its program, and wait until it is gone
     Destroy,
     /// Wait until the VM is in one of these states

@@ -1,19 +1,20 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The machine that `vmm run` builds: COM1, IOAPIC, CMOS, i8042, ACPI registers, POST port, and if
+//! The machine that `vmm run` builds: COM1, IOAPIC, CMOS, i8042, ACPI registers and events,
+//! POST port, and if
 //! asked for virtio disks, an entropy device, a virtio console and a debug-exit port. Where each lies is `vm_boot::Platform`'s to say to the guest; a test
 //! here holds the two together.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vm_boot::Platform;
 use vm_core::{Board, BoardCx, BoxError, Built, MachineMsi};
 use vm_cpu::{IrqMode, RamLayout};
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskImage, I8042, IoApic, PostPort, Serial,
-    SerialSpec, Virtio, VirtioConsole,
+    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskImage, Ged, I8042, IoApic, PostPort,
+    Serial, SerialSpec, Virtio, VirtioConsole,
 };
 use vm_pdm::{BusBuilder, Devices, IrqLine};
 
@@ -24,6 +25,8 @@ use crate::console::Console;
 pub(crate) struct Peripherals {
     pub(crate) serial: Console,
     pub(crate) virtio: VirtioPeripherals,
+    /// Where the event device is to be found once it is built.
+    pub(crate) ged: Arc<OnceLock<Arc<Ged>>>,
 }
 
 /// And to its virtio devices.
@@ -63,6 +66,13 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
     let acpi = AcpiPm::new();
     acpi.attach(&mut bus)?;
     devices.add(acpi)?;
+    let line = IrqLine::new(ioapic.clone(), platform.event_irq);
+    let spec = cx.spec;
+    let ged = Ged::new(line, spec.vcpus, spec.plugged.unwrap_or(spec.vcpus));
+    ged.attach(&mut bus)?;
+    devices.add(Arc::clone(&ged) as _)?;
+    // A board is built once.
+    let _ = host.ged.set(ged);
     let post = PostPort::new();
     post.attach(&mut bus)?;
     devices.add(post)?;

@@ -279,6 +279,8 @@ fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
         ("boot.initrd", initrd_flags(&args.initrd)?),
         ("boot.append", args.append.as_deref().map(quoted)),
         ("vm.cpus", args.cpus.clone()),
+        ("vm.max_cpus", args.max_cpus.clone()),
+        ("vm.cap", args.cap.clone()),
         ("vm.memory", args.memory.clone()),
         ("vm.cpu", args.cpu.clone()),
         (
@@ -335,13 +337,17 @@ mod tests {
         let path = dir.path().join("vm.toml");
         std::fs::write(
             &path,
-            "[vm]\ncpus = 2\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nrng = true\nconsole = 'virtio:c'\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
+            "[vm]\ncpus = 2\nmax_cpus = 4\ncap = 30\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nrng = true\nconsole = 'virtio:c'\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
         )
         .unwrap();
         let by_file = read(&args(&["--config", path.to_str().unwrap()])).unwrap();
         let by_flags = read(&args(&[
             "--cpus",
             "2",
+            "--max-cpus",
+            "4",
+            "--cap",
+            "30",
             "--memory",
             "1G",
             "--no-reboot",
@@ -390,6 +396,9 @@ mod tests {
         assert_eq!(by_flags.console, Choice::VirtioAt("c".into()));
         assert_eq!(by_flags.console, by_file.console);
         assert_eq!(by_flags.platform().virtio.count, 4);
+        assert_eq!((by_flags.vm.vcpus, by_flags.vm.plugged), (4, Some(2)));
+        assert_eq!(by_flags.vm.plugged, by_file.vm.plugged);
+        assert_eq!((by_flags.vm.cap_percent, by_file.vm.cap_percent), (30, 30));
         assert_eq!(by_flags.vm.vcpus, by_file.vm.vcpus);
         assert_eq!(by_flags.vm.memory_bytes, by_file.vm.memory_bytes);
         assert_eq!(by_flags.vm.on_reset, by_file.vm.on_reset);

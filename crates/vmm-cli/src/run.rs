@@ -3,15 +3,15 @@
 
 //! `vmm run`: from a command line to an exit status.
 
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use vm_boot::{Boot, Image, Initrd};
 use vm_core::{BoxError, Ending, Parts, Vm, VmError};
 use vm_cpu::{CpuError, Engine, RamLayout};
-use vm_devices::{DiskError, DiskImage};
+use vm_devices::{DiskError, DiskImage, Ged};
 use vm_state::State;
 
 use crate::args::RunArgs;
@@ -36,7 +36,8 @@ pub(crate) enum Event {
 pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let spec = config::read(args).map_err(Failure::usage)?;
     logger::start(spec.log);
-    let boot = boot(&spec).map_err(Failure::usage)?;
+    let ged = Arc::new(OnceLock::new());
+    let boot = boot(&spec, &ged).map_err(Failure::usage)?;
     let disks = disks(&spec).map_err(Failure::usage)?;
     let apart = console::open(&spec.console).map_err(Failure::usage)?;
     host::memory_fits(spec.vm.memory_bytes).map_err(Failure::usage)?;
@@ -58,6 +59,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
             entropy: spec.entropy,
             console: consoles.virtio,
         },
+        ged: Arc::clone(&ged),
     };
     let vm = create(&spec, boot, engine, peripherals)?;
     let raw = terminal::Raw::enter()
@@ -76,7 +78,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     });
     vm.power_on().map_err(Failure::host)?;
     let control = control
-        .map(|bound| control::Server::start(bound, &vm, &events))
+        .map(|bound| control::Server::start(bound, &vm, &ged, &events))
         .transpose()
         .context("cannot serve the control socket")
         .map_err(Failure::host)?;
@@ -149,13 +151,15 @@ fn unfinished(e: VmError) -> Failure {
     }
 }
 
-fn boot(spec: &RunSpec) -> anyhow::Result<Boot> {
+fn boot(spec: &RunSpec, ged: &Arc<OnceLock<Arc<Ged>>>) -> anyhow::Result<Boot> {
     let image = Image::open_as(&spec.kernel, spec.form)?;
     log::info!(target: "vmm", "{}: {}", spec.kernel.display(), image.describe());
     let initrds = spec.initrds.iter().map(Initrd::open);
     let initrds = initrds.collect::<Result<Vec<_>, _>>()?;
     let boot = Boot::new(image, initrds, &spec.append, spec.vm.vcpus)?;
-    Ok(boot.with_platform(spec.platform()))
+    let ged = Arc::clone(ged);
+    let is_plugged = move |vcpu| ged.get().is_none_or(|ged| ged.is_plugged(vcpu));
+    Ok(boot.with_platform(spec.platform()).with_present(is_plugged))
 }
 
 fn disks(spec: &RunSpec) -> Result<Vec<DiskImage>, DiskError> {

@@ -64,7 +64,10 @@ fn request(verb: &CtlVerb) -> Value {
         CtlVerb::Suspend => "suspend",
         CtlVerb::Resume => "resume",
         CtlVerb::Reset => "reset",
-        CtlVerb::Poweroff => "poweroff",
+        CtlVerb::Poweroff { .. } => "poweroff",
+        CtlVerb::Plug { .. } => "plug",
+        CtlVerb::Unplug { .. } => "unplug",
+        CtlVerb::Cap { .. } => "cap",
         CtlVerb::Destroy => "destroy",
         CtlVerb::Wait { .. } => "wait",
         CtlVerb::Events => "events",
@@ -79,6 +82,22 @@ fn request(verb: &CtlVerb) -> Value {
             request["limit_ms"] = json!(ms);
         }
     }
+    match verb {
+        CtlVerb::Poweroff { graceful: true, .. } => request["graceful"] = json!(true),
+        CtlVerb::Plug { vcpu } | CtlVerb::Unplug { vcpu } => request["vcpu"] = json!(vcpu),
+        CtlVerb::Cap { percent } => request["percent"] = json!(percent),
+        CtlVerb::Poweroff { .. }
+        | CtlVerb::Status
+        | CtlVerb::Suspend
+        | CtlVerb::Resume
+        | CtlVerb::Reset
+        | CtlVerb::Destroy
+        | CtlVerb::Wait { .. }
+        | CtlVerb::Events
+        | CtlVerb::Info
+        | CtlVerb::Stats
+        | CtlVerb::Version => {}
+    }
     request
 }
 
@@ -86,6 +105,10 @@ fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
     let mut limit = REPLY_LIMIT;
     if let CtlVerb::Wait {
         limit_ms: Some(ms), ..
+    }
+    | CtlVerb::Poweroff {
+        graceful: true,
+        limit_ms: ms,
     } = &args.verb
     {
         limit = limit.saturating_add(Duration::from_millis(*ms));
@@ -106,6 +129,13 @@ fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
         let why = reply["error"]["message"].as_str();
         return Err(anyhow!("{}", why.unwrap_or("the VM gave no reason")));
     }
+    if let CtlVerb::Poweroff {
+        graceful: true,
+        limit_ms,
+    } = args.verb
+    {
+        return wait_for_off(args, &mut stream_of(&stream)?, &mut lines, limit_ms);
+    }
     if !args.json {
         print(&readable(&args.verb, &reply))?;
     }
@@ -115,6 +145,45 @@ fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
         events(args, &mut lines)?;
     }
     Ok(())
+}
+
+fn stream_of(stream: &UnixStream) -> anyhow::Result<UnixStream> {
+    stream.try_clone().context("no descriptor is left")
+}
+
+/// The button is pressed: waits until the guest has shut itself down.
+fn wait_for_off(
+    args: &CtlArgs,
+    stream: &mut UnixStream,
+    lines: &mut impl BufRead,
+    limit_ms: u64,
+) -> anyhow::Result<()> {
+    let until = [vm_state::State::Off, vm_state::State::Terminated].map(|state| state.name());
+    let wait = json!({ "id": 2, "op": "wait", "until": until, "limit_ms": limit_ms });
+    // A guest that is off already has closed the connection, which is read below.
+    let _ = stream.write_all(format!("{wait}\n").as_bytes());
+    match next(lines)? {
+        None => {
+            if !args.json {
+                print("OFF")?;
+            }
+            Ok(())
+        }
+        Some((line, reply)) if reply["ok"] == Value::Bool(true) => print(if args.json {
+            &line
+        } else {
+            reply["state"].as_str().unwrap_or("?")
+        }),
+        Some((line, _)) => {
+            if args.json {
+                print(&line)?;
+            }
+            Err(anyhow!(
+                "the guest has not shut itself down within {limit_ms} ms: it may not listen to a \
+                 power button; poweroff without --graceful does not ask it"
+            ))
+        }
+    }
 }
 
 /// Prints events until the VM's program ends.
@@ -164,11 +233,13 @@ fn readable(verb: &CtlVerb, reply: &Value) -> String {
     match verb {
         CtlVerb::Info => reply["text"].as_str().unwrap_or("").trim_end().to_owned(),
         CtlVerb::Status => format!(
-            "{}: {} (before: {}), {} vCPU(s), threads {}, {} hard and {} soft resets",
+            "{}: {} (before: {}), {} vCPU(s), plugged {}, cap {} %, threads {}, {} hard and {} soft resets",
             reply["name"].as_str().unwrap_or("?"),
             state(),
             reply["previous"].as_str().unwrap_or("?"),
             reply["vcpus"],
+            reply["plugged"],
+            reply["cap_percent"],
             reply["tids"],
             reply["hard_resets"],
             reply["soft_resets"]
@@ -195,10 +266,14 @@ fn readable(verb: &CtlVerb, reply: &Value) -> String {
             reply["version"].as_str().unwrap_or("?"),
             reply["protocol"]
         ),
+        CtlVerb::Plug { .. } | CtlVerb::Unplug { .. } => {
+            format!("plugged vCPUs: {}", reply["plugged"])
+        }
+        CtlVerb::Cap { .. } => format!("cap: {} %", reply["cap_percent"]),
         CtlVerb::Suspend
         | CtlVerb::Resume
         | CtlVerb::Reset
-        | CtlVerb::Poweroff
+        | CtlVerb::Poweroff { .. }
         | CtlVerb::Destroy
         | CtlVerb::Wait { .. }
         | CtlVerb::Events => state(),

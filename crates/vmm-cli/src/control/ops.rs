@@ -3,23 +3,29 @@
 
 //! What a request does to the VM. Runs on the client's own thread; holds nothing while it does.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use vm_core::{Vm, VmError};
+use vm_devices::Ged;
 use vm_state::{ResumeReason, SuspendReason};
 
-use super::protocol::{Failed, Kind, Op, PROTOCOL};
+use super::protocol::{Failed, Kind, Manner, Op, PROTOCOL};
+use super::server::Shared;
 
 /// How long `info` waits for the EMTs, all together.
 const REPORT_LIMIT: Duration = Duration::from_secs(1);
+
+/// How often a wait for the guest looks whether the program ends.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs an operation that ends by itself: everything but `wait`, `events` and `destroy`.
 ///
 /// # Errors
 /// What the VM said.
-pub(super) fn run(vm: &Vm, op: &Op) -> Result<Value, Failed> {
+pub(super) fn run(shared: &Shared, op: &Op) -> Result<Value, Failed> {
+    let vm = &shared.vm;
     let moved = |result: Result<(), VmError>| {
         result
             .map(|()| json!({ "state": vm.state().name() }))
@@ -29,7 +35,17 @@ pub(super) fn run(vm: &Vm, op: &Op) -> Result<Value, Failed> {
         Op::Suspend => moved(vm.suspend(SuspendReason::User)),
         Op::Resume => moved(vm.resume(ResumeReason::User)),
         Op::Reset => moved(vm.reset()),
-        Op::PowerOff => moved(vm.power_off()),
+        Op::PowerOff(Manner::Hard) => moved(vm.power_off()),
+        Op::PowerOff(Manner::Graceful) => {
+            ged(shared)?.press_power_button();
+            moved(Ok(()))
+        }
+        Op::Plug { vcpu } => plug(shared, *vcpu),
+        Op::Unplug { vcpu, limit } => unplug(shared, *vcpu, *limit),
+        Op::Cap { percent } => vm
+            .set_cap(*percent)
+            .map(|()| json!({ "cap_percent": vm.cap() }))
+            .map_err(|e| failed(&e)),
         Op::Status => Ok(json!(vm.status())),
         Op::Stats => Ok(stats(vm)),
         Op::Info => vm
@@ -46,6 +62,50 @@ pub(super) fn run(vm: &Vm, op: &Op) -> Result<Value, Failed> {
             "the session itself answers this; this is a defect, please report it",
         )),
     }
+}
+
+/// The machine's event device.
+fn ged(shared: &Shared) -> Result<&Ged, Failed> {
+    let ged = shared.ged.get().map(AsRef::as_ref);
+    ged.ok_or_else(|| Failed::new(Kind::Failed, "this machine has no event device"))
+}
+
+fn plug(shared: &Shared, vcpu: u32) -> Result<Value, Failed> {
+    let ged = ged(shared)?;
+    shared.vm.plug(vcpu).map_err(|e| failed(&e))?;
+    // The vCPU waits for its start-up now: the guest may be told.
+    ged.plug(vcpu)
+        .map_err(|e| Failed::new(Kind::Refused, e.to_string()))?;
+    Ok(json!({ "plugged": shared.vm.status().plugged }))
+}
+
+/// Asks the guest, and waits until it has given the vCPU up.
+fn unplug(shared: &Shared, vcpu: u32, limit: Duration) -> Result<Value, Failed> {
+    let ged = ged(shared)?;
+    ged.ask_for(vcpu)
+        .map_err(|e| Failed::new(Kind::Refused, e.to_string()))?;
+    let deadline = Instant::now() + limit;
+    while ged.is_plugged(vcpu) {
+        let now = Instant::now();
+        if shared.ending() {
+            return Err(Failed::new(Kind::Gone, "the program ends"));
+        }
+        if now >= deadline {
+            return Err(Failed::new(
+                Kind::Timeout,
+                format!(
+                    "the guest has not given vCPU {vcpu} up within {limit:?}: it may not support it; it is still plugged"
+                ),
+            ));
+        }
+        ged.wait_for_change(vcpu, deadline.min(now + LOOK));
+    }
+    // The EMT that served the guest's access may not have come to it yet.
+    match shared.vm.unplug(vcpu) {
+        Ok(()) | Err(VmError::Vcpu { .. }) => {}
+        Err(e) => return Err(failed(&e)),
+    }
+    Ok(json!({ "plugged": shared.vm.status().plugged }))
 }
 
 #[derive(Serialize)]

@@ -22,6 +22,9 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(60);
 /// The longest `wait` that can be asked for.
 const WAIT_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest that `unplug` waits for the guest, and how long it does when the request does not say.
+const UNPLUG_LIMIT: Duration = Duration::from_secs(60);
+
 /// Longest text that can be an id, in bytes.
 const ID_LIMIT: usize = 128;
 
@@ -47,20 +50,32 @@ pub(super) enum Op {
     Suspend,
     Resume,
     Reset,
-    PowerOff,
+    PowerOff(Manner),
     Destroy,
     Wait { until: Vec<State>, limit: Duration },
     Events,
     Info,
     Stats,
+    Plug { vcpu: u32 },
+    Unplug { vcpu: u32, limit: Duration },
+    Cap { percent: u32 },
     Version,
+}
+
+/// How a VM is powered off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// At once.
+    Hard,
+    /// By the guest itself, which is shown a pressed power button.
+    Graceful,
 }
 
 impl Op {
     /// Every operation by its name in a request.
-    pub(super) const NAMES: [&'static str; 11] = [
+    pub(super) const NAMES: [&'static str; 14] = [
         "status", "suspend", "resume", "reset", "poweroff", "destroy", "wait", "events", "info",
-        "stats", "version",
+        "stats", "plug", "unplug", "cap", "version",
     ];
 }
 
@@ -124,11 +139,21 @@ fn take_op(members: &mut Map<String, Value>) -> Result<Op, String> {
         "suspend" => Op::Suspend,
         "resume" => Op::Resume,
         "reset" => Op::Reset,
-        "poweroff" => Op::PowerOff,
+        "poweroff" => Op::PowerOff(take_manner(members)?),
         "destroy" => Op::Destroy,
         "wait" => Op::Wait {
             until: take_until(members)?,
-            limit: take_limit(members)?,
+            limit: take_limit(members, WAIT_LIMIT)?,
+        },
+        "plug" => Op::Plug {
+            vcpu: take_number(members, "vcpu")?,
+        },
+        "unplug" => Op::Unplug {
+            vcpu: take_number(members, "vcpu")?,
+            limit: take_limit(members, UNPLUG_LIMIT)?.min(UNPLUG_LIMIT),
+        },
+        "cap" => Op::Cap {
+            percent: take_number(members, "percent")?,
         },
         "events" => Op::Events,
         "info" => Op::Info,
@@ -157,20 +182,35 @@ fn take_until(members: &mut Map<String, Value>) -> Result<Vec<State>, String> {
     names.iter().map(state).collect()
 }
 
-fn take_limit(members: &mut Map<String, Value>) -> Result<Duration, String> {
+fn take_limit(members: &mut Map<String, Value>, most: Duration) -> Result<Duration, String> {
     let Some(value) = members.remove("limit_ms") else {
         return Ok(WAIT_DEFAULT);
     };
     value
         .as_u64()
         .map(Duration::from_millis)
-        .filter(|limit| *limit <= WAIT_LIMIT)
+        .filter(|limit| *limit <= most)
         .ok_or_else(|| {
             format!(
                 "\"limit_ms\" must be a whole number from 0 to {}",
-                WAIT_LIMIT.as_millis()
+                most.as_millis()
             )
         })
+}
+
+fn take_number(members: &mut Map<String, Value>, key: &str) -> Result<u32, String> {
+    let number = members.remove(key).and_then(|value| value.as_u64());
+    number
+        .and_then(|number| u32::try_from(number).ok())
+        .ok_or_else(|| format!("\"{key}\" must be there, and be a whole number from 0"))
+}
+
+fn take_manner(members: &mut Map<String, Value>) -> Result<Manner, String> {
+    match members.remove("graceful") {
+        None | Some(Value::Bool(false)) => Ok(Manner::Hard),
+        Some(Value::Bool(true)) => Ok(Manner::Graceful),
+        Some(_) => Err("\"graceful\" must be true or false".to_owned()),
+    }
 }
 
 fn brief(text: &str) -> String {
@@ -278,6 +318,8 @@ mod tests {
         for name in Op::NAMES {
             let more = match name {
                 "wait" => ",\"until\":[\"OFF\"]",
+                "plug" | "unplug" => ",\"vcpu\":1",
+                "cap" => ",\"percent\":50",
                 _ => "",
             };
             op(&format!("{{\"id\":1,\"op\":\"{name}\"{more}}}"));
@@ -294,6 +336,14 @@ mod tests {
             (r#"{"id":7,"op":"wait"}"#, "until"),
             (r#"{"id":7,"op":"wait","until":[]}"#, "until"),
             (r#"{"id":7,"op":"wait","until":["off"]}"#, "off"),
+            (r#"{"id":7,"op":"plug"}"#, "vcpu"),
+            (r#"{"id":7,"op":"unplug","vcpu":-1}"#, "vcpu"),
+            (
+                r#"{"id":7,"op":"unplug","vcpu":1,"limit_ms":60001}"#,
+                "60000",
+            ),
+            (r#"{"id":7,"op":"cap","percent":"50"}"#, "percent"),
+            (r#"{"id":7,"op":"poweroff","graceful":1}"#, "graceful"),
             (
                 r#"{"id":7,"op":"wait","until":["OFF"],"limit_ms":-1}"#,
                 "limit_ms",

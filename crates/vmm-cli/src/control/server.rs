@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
 use vm_core::Vm;
+use vm_devices::Ged;
 
 use super::mailbox::Mailbox;
 use super::protocol::{self, Failed, Id, Kind};
@@ -36,6 +37,8 @@ const SHORTAGE: Timespec = Timespec {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) vm: Vm,
+    /// Set when the machine is built.
+    pub(super) ged: Arc<OnceLock<Arc<Ged>>>,
     pub(super) events: Sender<Event>,
     /// The last line of an event stream, if the program comes to its end in order.
     pub(super) last_event: OnceLock<String>,
@@ -63,9 +66,15 @@ impl Server {
     ///
     /// # Errors
     /// The host has no thread or descriptor left.
-    pub(crate) fn start(bound: Bound, vm: &Vm, events: &Sender<Event>) -> io::Result<Self> {
+    pub(crate) fn start(
+        bound: Bound,
+        vm: &Vm,
+        ged: &Arc<OnceLock<Arc<Ged>>>,
+        events: &Sender<Event>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             vm: vm.clone(),
+            ged: Arc::clone(ged),
             events: events.clone(),
             last_event: OnceLock::new(),
             ending: AtomicBool::new(false),

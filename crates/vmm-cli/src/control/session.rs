@@ -267,12 +267,15 @@ impl Session {
             Op::Suspend
             | Op::Resume
             | Op::Reset
-            | Op::PowerOff
+            | Op::PowerOff(_)
+            | Op::Plug { .. }
+            | Op::Unplug { .. }
+            | Op::Cap { .. }
             | Op::Status
             | Op::Info
             | Op::Stats
             | Op::Version => {
-                let result = ops::run(&self.shared.vm, &op);
+                let result = ops::run(&self.shared, &op);
                 // What the operation made happen is told before its reply.
                 self.tell_changes()?;
                 self.answer(&id, &result);

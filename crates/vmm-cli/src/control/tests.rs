@@ -8,13 +8,15 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vm_core::{Parts, Vm, VmSpec};
 use vm_cpu::script::{Script, ScriptEngine};
+use vm_devices::Ged;
+use vm_pdm::{Effect, IoCtx, IoHandler, IrqChip, IrqLine, Level};
 use vm_state::{ResumeReason, State, SuspendReason};
 
 use super::{Bound, Server};
@@ -23,11 +25,19 @@ use crate::run::Event;
 /// Far beyond what anything here takes.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Interrupts that nobody takes.
+struct Nowhere;
+
+impl IrqChip for Nowhere {
+    fn set(&self, _: u32, _: Level) {}
+}
+
 /// A VM that runs, and its control socket.
 struct Stand {
     vm: Vm,
     server: Option<Server>,
     quits: Receiver<Event>,
+    ged: Arc<Ged>,
     path: PathBuf,
     _dir: TempDir,
 }
@@ -45,11 +55,14 @@ impl Stand {
         let vm = Vm::create(spec, Parts::bare(engine)).unwrap();
         vm.power_on().unwrap();
         let (events, quits) = mpsc::channel();
-        let server = Server::start(Bound::new(&path).unwrap(), &vm, &events).unwrap();
+        let ged = Ged::new(IrqLine::new(Arc::new(Nowhere), 21), 2, 2);
+        let slot = Arc::new(OnceLock::from(Arc::clone(&ged)));
+        let server = Server::start(Bound::new(&path).unwrap(), &vm, &slot, &events).unwrap();
         Self {
             vm,
             server: Some(server),
             quits,
+            ged,
             path,
             _dir: dir,
         }
@@ -424,4 +437,79 @@ fn a_server_that_goes_while_the_vm_runs_answers_who_waits() {
     assert_eq!(waiter.line().unwrap()["error"]["kind"], "gone");
     assert_eq!(waiter.line(), None);
     assert_eq!(stand.vm.state(), State::Running);
+}
+
+#[test]
+fn a_pressed_power_button_reaches_the_guest_and_the_vm_goes_on_until_it_acts() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let reply = peer.ask(&json!({"id": 1, "op": "poweroff", "graceful": true}));
+    assert_eq!(
+        (&reply["ok"], &reply["state"]),
+        (&json!(true), &json!("RUNNING"))
+    );
+    assert_eq!(
+        stand.ged.read(&mut IoCtx::new(), 0, 4),
+        1,
+        "the button's event"
+    );
+    stand.unhurt();
+}
+
+#[test]
+fn an_unplug_is_answered_when_the_guest_has_given_the_vcpu_up_and_a_plug_at_once() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let guest = {
+        let ged = Arc::clone(&stand.ged);
+        let guest = std::thread::Builder::new().name("guest".into());
+        let guest = guest.spawn(move || {
+            let mut cx = IoCtx::new();
+            ged.write(&mut cx, 4, 4, 1);
+            // What a guest's interrupt would tell it.
+            while ged.read(&mut cx, 8, 1) & 4 == 0 {
+                std::thread::yield_now();
+            }
+            ged.write(&mut cx, 8, 1, 8);
+            cx.take()
+        });
+        guest.unwrap()
+    };
+    let reply = peer.ask(&json!({"id": 1, "op": "unplug", "vcpu": 1}));
+    assert_eq!(reply, json!({"id": 1, "ok": true, "plugged": [0]}));
+    assert_eq!(guest.join().unwrap(), [Effect::Unplug(1)]);
+    assert!(!stand.vm.is_plugged(1));
+    let reply = peer.ask(&json!({"id": 2, "op": "plug", "vcpu": 1}));
+    assert_eq!(reply, json!({"id": 2, "ok": true, "plugged": [0, 1]}));
+    let reply = peer.ask(&json!({"id": 3, "op": "plug", "vcpu": 1}));
+    assert_eq!(reply["error"]["kind"], "refused");
+    stand.unhurt();
+}
+
+#[test]
+fn a_guest_that_keeps_its_vcpu_makes_an_unplug_time_out_with_the_vcpu_still_there() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let reply = peer.ask(&json!({"id": 1, "op": "unplug", "vcpu": 1, "limit_ms": 0}));
+    assert_eq!(reply["error"]["kind"], "timeout");
+    assert!(stand.vm.is_plugged(1) && stand.ged.is_plugged(1));
+    for (vcpu, word) in [(0, "vCPU 0"), (2, "numbered from 0")] {
+        let reply = peer.ask(&json!({"id": 2, "op": "unplug", "vcpu": vcpu}));
+        assert_eq!(reply["error"]["kind"], "refused");
+        let message = reply["error"]["message"].as_str().unwrap();
+        assert!(message.contains(word), "{message}");
+    }
+    stand.unhurt();
+}
+
+#[test]
+fn a_cap_is_set_and_one_that_cannot_be_changes_nothing() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let reply = peer.ask(&json!({"id": 1, "op": "cap", "percent": 35}));
+    assert_eq!(reply, json!({"id": 1, "ok": true, "cap_percent": 35}));
+    let reply = peer.ask(&json!({"id": 2, "op": "cap", "percent": 0}));
+    assert_eq!(reply["error"]["kind"], "failed");
+    assert_eq!(stand.vm.cap(), 35);
+    stand.unhurt();
 }
