@@ -64,7 +64,7 @@ impl std::fmt::Debug for Boot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Boot")
             .field("image", &self.image)
-            .field("initrd", &self.initrd)
+            .field("initrds", &self.initrds)
             .field("command_line", &self.command_line)
             .finish_non_exhaustive()
     }
