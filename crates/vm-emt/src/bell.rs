@@ -160,7 +160,7 @@ impl Bell {
             let word = slot.word.load();
             let rung = word & PENDING != 0;
             if (rung || late) && !self.holds_back(word) {
-                let idle = word & !(PARKED | DUE);
+                let idle = word & !(PARKED | DUE | HELD);
                 // It fails if a ring or a hold came between: the word decides, not the clock.
                 match (slot.word.compare_exchange(word, idle), rung) {
                     (Ok(_), true) => return Woken::Rung,

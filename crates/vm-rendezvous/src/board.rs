@@ -4,8 +4,13 @@
 //! What the threads of one VM share about its rendezvous, and how they sleep and wake on it.
 //!
 //! One short lock guards the board; nothing is called and nobody sleeps under it. Held EMTs sleep on
-//! one word, the gate, each with a mask bit of its own: handing the turn on wakes one of them, ending
-//! a round wakes all with one system call. Initiators that are no EMT sleep on a second word, home.
+//! a gate, one word for 32 of them, each with a mask bit of its own: handing the turn on wakes one of
+//! them, ending a round wakes all with one system call for each gate. Initiators that are no EMT sleep on a second word, home.
+//!
+//! An EMT that is parked when a round opens whose callback it need not run is held in its sleep by
+//! its doorbell word: it arrives and leaves without knowing. What the round asked its loop to do is
+//! owed to it then, and it is rung for that. A round nested in such a one, if its callback has to
+//! run everywhere, fetches the sleepers first: they come to the outermost round late.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +20,9 @@ use std::time::Instant;
 
 use vm_emt::{ANYONE, Bells, Departure, Flow, Futex};
 
-use crate::how::{How, Order};
 use crate::op::{Op, Outcome};
-use crate::round::{Nudge, Round, Stage, Step, Summary};
-use crate::sync::{AtomicU64, Mutex, MutexGuard};
+use crate::round::{Nudge, Round, Stage, Step};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, MutexGuard, ThreadId};
 
 /// Rounds on top of each other: the outermost and three nested ones.
 pub(crate) const LEVELS: usize = 4;
@@ -27,12 +31,20 @@ pub(crate) const LEVELS: usize = 4;
 pub(crate) struct Shared {
     pub(crate) bells: Arc<Bells>,
     board: Mutex<Board>,
-    gate: Futex,
+    gates: Box<[Futex]>,
     home: Futex,
     /// The number of the outermost round, 0 if there is none. Written under the lock.
-    active: AtomicU64,
-    /// Per vCPU: the last round it has seen to. Written under the lock.
-    seen: Box<[AtomicU64]>,
+    pub(crate) active: AtomicU64,
+    vcpus: Box<[Vcpu]>,
+}
+
+/// What EMT v looks at in its loop. Written under the lock.
+#[derive(Debug)]
+struct Vcpu {
+    /// The last round it has seen to.
+    seen: AtomicU64,
+    /// The [`Flow`] of rounds that it slept through, by its rank.
+    owed: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -41,19 +53,21 @@ pub(crate) struct Board {
     pub(crate) rounds: [Round; LEVELS],
     pub(crate) depth: usize,
     /// Initiators in the order in which they came; the first one has the board.
-    line: VecDeque<Initiator>,
-    tickets: u64,
-    sequence: u64,
+    pub(crate) line: VecDeque<Initiator>,
+    pub(crate) tickets: u64,
+    pub(crate) sequence: u64,
     /// Who sleeps in the innermost wait: nobody is woken who does not sleep.
     at_gate: u32,
     at_home: u32,
-    wakes: Wakes,
+    /// The thread that runs a callback while it holds the EMTs: it cannot meet them meanwhile.
+    pub(crate) here: Option<ThreadId>,
+    pub(crate) wakes: Wakes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Initiator {
-    ticket: u64,
-    who: Who,
+pub(crate) struct Initiator {
+    pub(crate) ticket: u64,
+    pub(crate) who: Who,
 }
 
 /// Who began a round, and so where it sleeps.
@@ -72,14 +86,34 @@ pub(crate) enum Bed {
 
 /// Wakes owed when the lock is let go.
 #[derive(Debug, Clone, Copy, Default)]
-struct Wakes {
-    gate: u32,
-    home: u32,
-    ring: Option<u32>,
+pub(crate) struct Wakes {
+    gate: Reach,
+    pub(crate) home: u32,
+    pub(crate) ring: Option<u32>,
+    fetch: Option<u32>,
+}
+
+/// Whom a wake at the gates is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Reach {
+    #[default]
+    Nobody,
+    One(u32),
+    All,
+}
+
+impl Reach {
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Nobody, reach) | (reach, Self::Nobody) => reach,
+            (one, other) if one == other => one,
+            _ => Self::All,
+        }
+    }
 }
 
 impl Bed {
-    fn mask(self) -> u32 {
+    pub(crate) fn mask(self) -> u32 {
         match self {
             Self::Gate(v) => 1 << (v % 32),
             Self::Home(ticket) => 1 << (ticket % 32),
@@ -88,15 +122,17 @@ impl Bed {
 }
 
 impl Board {
-    fn nudge(&mut self, nudge: Nudge) {
+    pub(crate) fn nudge(&mut self, nudge: Nudge) {
         match nudge {
             Nudge::Nobody => {}
-            Nudge::One(v) => self.wakes.gate |= Bed::Gate(v).mask(),
-            Nudge::Everybody => self.wakes.gate = ANYONE,
+            Nudge::One(v) => self.wakes.gate = self.wakes.gate.and(Reach::One(v)),
+            Nudge::Everybody => self.wakes.gate = Reach::All,
+            Nudge::Owner => self.wake_owner(0),
+            Nudge::Fetch(v) => self.wakes.fetch = Some(v),
         }
     }
 
-    fn owner_is(&self, ticket: u64) -> bool {
+    pub(crate) fn owner_is(&self, ticket: u64) -> bool {
         self.line
             .front()
             .is_some_and(|first| first.ticket == ticket)
@@ -104,7 +140,7 @@ impl Board {
 
     /// Whom to wake when the round at `level` has become empty. A nested round's initiator is the
     /// EMT whose turn it is one level down.
-    fn wake_owner(&mut self, level: usize) {
+    pub(crate) fn wake_owner(&mut self, level: usize) {
         let who = match level.checked_sub(1) {
             None => self.line.front().copied(),
             Some(below) => self.rounds[below].holder().map(|v| Initiator {
@@ -115,7 +151,7 @@ impl Board {
         match who {
             Some(Initiator {
                 who: Who::Emt(v), ..
-            }) => self.wakes.gate |= Bed::Gate(v).mask(),
+            }) => self.wakes.gate = self.wakes.gate.and(Reach::One(v)),
             Some(Initiator {
                 who: Who::Thread,
                 ticket,
@@ -139,12 +175,18 @@ impl Shared {
                 sequence: 0,
                 at_gate: 0,
                 at_home: 0,
+                here: None,
                 wakes: Wakes::default(),
             }),
-            gate: Futex::new(0),
+            gates: (0..count.div_ceil(32)).map(|_| Futex::new(0)).collect(),
             home: Futex::new(0),
             active: AtomicU64::new(0),
-            seen: (0..count).map(|_| AtomicU64::new(0)).collect(),
+            vcpus: (0..count)
+                .map(|_| Vcpu {
+                    seen: AtomicU64::new(0),
+                    owed: AtomicU32::new(0),
+                })
+                .collect(),
             bells,
         });
         let watcher = Arc::downgrade(&shared);
@@ -173,9 +215,9 @@ impl Shared {
     ) -> (MutexGuard<'a, Board>, bool) {
         let wakes = self.bump(&mut board);
         let word = match bed {
-            Bed::Gate(_) => {
+            Bed::Gate(v) => {
                 board.at_gate += 1;
-                &self.gate
+                self.gate(v)
             }
             Bed::Home(_) => {
                 board.at_home += 1;
@@ -199,13 +241,13 @@ impl Shared {
     fn bump(&self, board: &mut Board) -> Wakes {
         let mut wakes = std::mem::take(&mut board.wakes);
         if board.at_gate == 0 {
-            wakes.gate = 0;
+            wakes.gate = Reach::Nobody;
         }
         if board.at_home == 0 {
             wakes.home = 0;
         }
-        if wakes.gate != 0 {
-            self.gate.fetch_add(1);
+        for gate in self.reached(wakes.gate) {
+            gate.fetch_add(1);
         }
         if wakes.home != 0 {
             self.home.fetch_add(1);
@@ -214,8 +256,12 @@ impl Shared {
     }
 
     fn wake(&self, wakes: Wakes) {
-        if wakes.gate != 0 {
-            self.gate.key().wake_all(wakes.gate);
+        let mask = match wakes.gate {
+            Reach::One(v) => Bed::Gate(v).mask(),
+            Reach::Nobody | Reach::All => ANYONE,
+        };
+        for gate in self.reached(wakes.gate) {
+            gate.key().wake_all(mask);
         }
         if wakes.home != 0 {
             self.home.key().wake_all(wakes.home);
@@ -223,83 +269,73 @@ impl Shared {
         if let Some(v) = wakes.ring {
             self.bells.ring(v);
         }
+        if let Some(v) = wakes.fetch {
+            self.fetch(v);
+        }
     }
 
-    /// Whether a round waits for EMT `v`.
+    fn gate(&self, v: u32) -> &Futex {
+        let at = usize::try_from(v / 32).unwrap_or(usize::MAX);
+        self.gates.get(at).unwrap_or(&self.home) // there is no such EMT
+    }
+
+    /// The gates at which those sleep whom a wake is for.
+    fn reached(&self, reach: Reach) -> &[Futex] {
+        match reach {
+            Reach::Nobody => &[],
+            Reach::One(v) => std::slice::from_ref(self.gate(v)),
+            Reach::All => &self.gates,
+        }
+    }
+
+    /// Has an EMT come that is held in its sleep. The ring first: it must not get past its bell.
+    pub(crate) fn fetch(&self, v: u32) {
+        self.bells.ring(v);
+        self.bells.let_go(v);
+    }
+
+    /// Whether a round waits for EMT `v`, or what one came to.
     pub(crate) fn pending(&self, v: u32) -> bool {
+        self.gathers(v) || self.vcpu(v).is_some_and(|vcpu| vcpu.owed.load(SeqCst) != 0)
+    }
+
+    /// Whether EMT `v` has not seen to the outermost round.
+    pub(crate) fn gathers(&self, v: u32) -> bool {
         let active = self.active.load(SeqCst);
-        active != 0 && self.seen(v).is_some_and(|seen| seen.load(SeqCst) != active)
+        active != 0
+            && self
+                .vcpu(v)
+                .is_some_and(|vcpu| vcpu.seen.load(SeqCst) != active)
     }
 
     /// Says that EMT `v` has seen to the outermost round. Under the lock.
     pub(crate) fn mark_seen(&self, v: u32) {
-        if let Some(seen) = self.seen(v) {
-            seen.store(self.active.load(SeqCst), SeqCst);
+        if let Some(vcpu) = self.vcpu(v) {
+            vcpu.seen.store(self.active.load(SeqCst), SeqCst);
         }
     }
 
-    fn seen(&self, v: u32) -> Option<&AtomicU64> {
-        self.seen.get(usize::try_from(v).ok()?)
+    /// What rounds that EMT `v` slept through asked its loop to do, and forgets it.
+    pub(crate) fn take_owed(&self, v: u32) -> Flow {
+        let Some(vcpu) = self.vcpu(v) else {
+            return Flow::Continue;
+        };
+        // The look before spares a locked instruction; whoever owes rings, and the bell orders it.
+        if vcpu.owed.load(SeqCst) == 0 {
+            return Flow::Continue;
+        }
+        flow_of(vcpu.owed.swap(0, SeqCst))
     }
 
-    /// Stands in line; the board is ours when it is first.
-    pub(crate) fn queue_up(&self, who: Who) -> Place<'_> {
-        let mut board = self.lock();
-        board.tickets += 1;
-        let ticket = board.tickets;
-        board.line.push_back(Initiator { ticket, who });
-        Place {
-            shared: self,
-            ticket,
-        }
-    }
-
-    /// Opens the outermost round with every EMT that is live. Only for the first in line.
-    pub(crate) fn open_outermost(&self, how: How, op: Op, who: Bed) -> Open<'_> {
-        let mut board = self.lock();
-        board.sequence += 1;
-        // Active first, then who is live: an EMT that enrolls after we looked at it finds the round
-        // in its first attendance, which comes before it can enter the guest.
-        self.active.store(board.sequence, SeqCst);
-        let round = &mut board.rounds[0];
-        round.open(how, op);
-        for v in 0..self.bells.count() {
-            if self.bells.word_for_certain(v).live() {
-                round.add_member(v);
-            }
-        }
-        if round.missing().is_none() {
-            round.withdraw();
-        }
-        board.depth = 1;
-        self.unlock(board);
-        Open {
-            shared: self,
-            level: 0,
-            bed: who,
+    /// Keeps `flow` for EMT `v`'s next attendance. Under the lock; whoever does it rings.
+    pub(crate) fn owe(&self, v: u32, flow: Flow) {
+        if let Some(vcpu) = self.vcpu(v) {
+            vcpu.owed.fetch_max(rank(flow), SeqCst);
         }
     }
 
-    /// Opens a round inside the innermost one, for the EMT whose callback runs there. `None`: none
-    /// can be opened.
-    pub(crate) fn open_nested(&self, how: How, op: Op, v: u32) -> Option<Open<'_>> {
-        let mut board = self.lock();
-        let level = board.depth;
-        let (below, above) = board.rounds.split_at_mut_checked(level)?;
-        let (parent, round) = (below.last_mut()?, above.first_mut()?);
-        if parent.order() == Order::Together {
-            return None;
-        }
-        round.open(how, op);
-        round.copy_members(parent);
-        board.depth += 1;
-        board.nudge(Nudge::Everybody);
-        self.unlock(board);
-        Some(Open {
-            shared: self,
-            level,
-            bed: Bed::Gate(v),
-        })
+    fn vcpu(&self, v: u32) -> Option<&Vcpu> {
+        self.vcpus.get(usize::try_from(v).ok()?)
     }
 
     /// EMT `v` comes to the round at `level`, runs its callback through `run` when it is its turn,
@@ -372,113 +408,36 @@ impl Shared {
 impl Departure for Shared {
     fn left(&self, v: u32) {
         let mut board = self.lock();
-        if board.depth != 0 && board.rounds[0].is_member(v) {
-            let nudge = board.rounds[0].drop_member(v);
-            board.nudge(nudge);
-            if board.rounds[0].is_empty() {
-                board.wake_owner(0); // nobody is left to do it on leaving
+        if let Some(vcpu) = self.vcpu(v) {
+            vcpu.owed.store(0, SeqCst); // the next EMT of this number owes nobody anything
+        }
+        // More than the outermost level: one that was fetched for a nested round may leave instead.
+        for level in 0..board.depth {
+            if board.rounds[level].is_member(v) {
+                let nudge = board.rounds[level].drop_member(v);
+                board.nudge(nudge);
+                if board.rounds[level].is_empty() {
+                    board.wake_owner(level); // nobody is left to do it on leaving
+                }
             }
         }
         self.unlock(board);
     }
 }
 
-/// A place in the line of initiators, given up when dropped.
-#[derive(Debug)]
-pub(crate) struct Place<'a> {
-    shared: &'a Shared,
-    ticket: u64,
-}
-
-impl Place<'_> {
-    pub(crate) fn is_first(&self) -> bool {
-        self.shared.lock().owner_is(self.ticket)
-    }
-
-    pub(crate) fn bed(&self) -> Bed {
-        Bed::Home(self.ticket)
-    }
-
-    /// Waits until it is first, on a thread that is no EMT. `false`: `deadline` passed.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        let mut board = self.shared.lock();
-        while !board.owner_is(self.ticket) {
-            let in_time;
-            (board, in_time) = self.shared.sleep(board, self.bed(), deadline);
-            if !in_time {
-                return board.owner_is(self.ticket);
-            }
-        }
-        true
+/// A flow as a number that grows with its urgency, 0 for none.
+fn rank(flow: Flow) -> u32 {
+    match flow {
+        Flow::Continue => 0,
+        Flow::Look => 1,
+        Flow::Stop => 2,
     }
 }
 
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut board = self.shared.lock();
-        let was_first = board.owner_is(self.ticket);
-        board.line.retain(|other| other.ticket != self.ticket);
-        if was_first && let Some(next) = board.line.front().copied() {
-            match next.who {
-                Who::Thread => board.wakes.home |= Bed::Home(next.ticket).mask(),
-                Who::Emt(v) => board.wakes.ring = Some(v),
-            }
-        }
-        self.shared.unlock(board);
-    }
-}
-
-/// An open round, on its initiator's stack. Dropping it withdraws it if no callback has run, and in
-/// any case waits until every EMT has left: only then may the callback go away.
-#[derive(Debug)]
-pub(crate) struct Open<'a> {
-    shared: &'a Shared,
-    level: usize,
-    bed: Bed,
-}
-
-impl Open<'_> {
-    pub(crate) fn level(&self) -> usize {
-        self.level
-    }
-
-    /// Waits until everybody has left. If gathering is not complete by `deadline`, withdraws first;
-    /// then the answer names who had not come.
-    pub(crate) fn wait(&self, mut deadline: Option<Instant>) -> (Summary, Option<u32>) {
-        let mut board = self.shared.lock();
-        while !board.rounds[self.level].is_empty() {
-            let in_time;
-            (board, in_time) = self.shared.sleep(board, self.bed, deadline);
-            if !in_time {
-                deadline = None;
-                let nudge = board.rounds[self.level].withdraw();
-                board.nudge(nudge);
-            }
-        }
-        let round = &board.rounds[self.level];
-        let answer = (round.summary(), round.missing());
-        self.shared.unlock(board);
-        answer
-    }
-
-    pub(crate) fn withdraw(&self) {
-        let mut board = self.shared.lock();
-        let nudge = board.rounds[self.level].withdraw();
-        board.nudge(nudge);
-        self.shared.unlock(board);
-    }
-}
-
-impl Drop for Open<'_> {
-    fn drop(&mut self) {
-        self.withdraw();
-        self.wait(None);
-        let mut board = self.shared.lock();
-        board.rounds[self.level].close();
-        board.depth = self.level;
-        if self.level == 0 {
-            self.shared.active.store(0, SeqCst);
-        }
-        self.shared.unlock(board);
+fn flow_of(rank: u32) -> Flow {
+    match rank {
+        0 => Flow::Continue,
+        1 => Flow::Look,
+        _ => Flow::Stop,
     }
 }

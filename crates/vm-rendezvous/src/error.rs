@@ -47,8 +47,11 @@ pub enum MeetError<E> {
     #[error("an EMT cannot call a rendezvous from outside; use meet_from, which takes part")]
     OnEmt,
     /// The caller is inside a rendezvous that allows no further one: callbacks run together there,
-    /// or it is nested too deeply.
-    #[error("no rendezvous can be nested here: all callbacks run together, or it is too deep")]
+    /// it is nested too deeply, or it runs on its initiator's thread.
+    #[error(
+        "no rendezvous can be nested here: all callbacks run together, it is too deep, or it \
+             runs on the initiator's thread"
+    )]
     Deadlock,
     /// A callback panicked; this is the first failure. Its EMT lives on.
     #[error("the callback panicked on vCPU {vcpu}; the panic message says where")]

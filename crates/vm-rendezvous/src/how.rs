@@ -17,6 +17,18 @@ pub(crate) enum Order {
     OneByOne,
     Together,
     Once,
+    /// On the initiator's own thread, which is no EMT.
+    Here,
+}
+
+impl Order {
+    /// Whether an EMT that sleeps may be held in its sleep: its own callback may never run.
+    pub(crate) fn holds_sleepers(self) -> bool {
+        match self {
+            Self::Once | Self::Here => true,
+            Self::Ascending | Self::Descending | Self::OneByOne | Self::Together => false,
+        }
+    }
 }
 
 /// What the first failure does to the callbacks that have not begun.
@@ -64,10 +76,16 @@ impl How {
         Self::new(Order::Together)
     }
 
-    /// On one EMT only, while all are held.
+    /// On one EMT only, while all are held. One that is parked is held in its sleep and not woken,
+    /// unless all are and the initiator is no EMT: then one is woken to run it.
     #[must_use]
     pub fn once() -> Self {
         Self::new(Order::Once)
+    }
+
+    /// On the initiator's thread, while all are held.
+    pub(crate) fn here() -> Self {
+        Self::new(Order::Here)
     }
 
     /// How long gathering (and the wait for earlier rendezvous) may take; 30 seconds if not said.

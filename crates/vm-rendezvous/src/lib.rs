@@ -11,7 +11,8 @@
 //! | [`MeetError`] | why it did not |
 //! | [`kit`] | pause, kick and rendezvous tests for any vCPU loop |
 //!
-//! The initiator publishes a round and rings every bell (`vm-emt`). Each EMT comes from its loop and
+//! The initiator publishes a round and rings every bell (`vm-emt`), except those of EMTs that sleep
+//! and whose own callback will not run: these are held in their sleep. Each EMT comes from its loop and
 //! is held. When all are there, callbacks run in the stated order, each on its own EMT; then all
 //! leave with the same answer. Callbacks may borrow from the initiator, which waits to the end. An
 //! EMT that does not come in time is named, and the others go on.
@@ -61,6 +62,7 @@
 mod board;
 mod error;
 mod how;
+mod initiator;
 #[cfg(not(loom))]
 pub mod kit;
 mod op;

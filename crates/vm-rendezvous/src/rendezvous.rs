@@ -9,16 +9,19 @@
     reason = "pairs each callback's context type with the EMT's"
 )]
 
+use std::cell::LazyCell;
+use std::convert::Infallible;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vm_emt::{Bells, Emt, Flow, serve_until};
 
-use crate::board::{Bed, Open, Shared, Who};
+use crate::board::{Bed, Shared, Who};
 use crate::error::{MeetError, Met};
 use crate::how::How;
+use crate::initiator::Open;
 use crate::op::{Op, Outcome};
 use crate::round::{Stage, Summary};
 
@@ -61,8 +64,10 @@ impl<C: Emt> Rendezvous<C> {
         }
         let how = how.into();
         let deadline = Instant::now().checked_add(how.limit);
-        let place = self.shared.queue_up(Who::Thread);
-        if !place.wait(deadline) {
+        let Some(place) = self.shared.queue_up(Who::Thread) else {
+            return Err(MeetError::Deadlock);
+        };
+        if !place.wait(|| deadline) {
             return Err(self.blame());
         }
         let failure = FirstFailure::new(None);
@@ -71,18 +76,58 @@ impl<C: Emt> Rendezvous<C> {
         if self.shared.bells.fault() == vm_emt::Fault::PublishAfterRing {
             self.shared.bells.ring_all();
         }
+        let op = Op::new::<C, _>(&callback);
         let open = self
             .shared
-            .open_outermost(how, Op::new::<C, _>(&callback), place.bed());
-        #[cfg(any(loom, shuttle))]
-        if self.shared.bells.fault() != vm_emt::Fault::PublishAfterRing {
-            self.shared.bells.ring_all();
-        }
-        #[cfg(not(any(loom, shuttle)))]
-        self.shared.bells.ring_all();
-        let end = open.wait(deadline);
-        drop(open);
+            .open_outermost(&place, how, Some(op), None, place.bed());
+        let end = open.end(deadline);
         self.answer(end, failure)
+    }
+
+    /// Runs `op` here, on the calling thread, while all live EMTs are held: for what no EMT's context
+    /// is needed. An EMT that is parked is held in its sleep: it costs one compare-and-swap there and
+    /// one atomic instruction back, no wake-up. Takes its turn among the other initiators. What `op`
+    /// answers, every EMT's loop is asked to do; those that slept are woken if it is more than
+    /// [`Flow::Continue`], and may hear of it after this has returned. `limit` is for gathering, as
+    /// [`How::limit`].
+    ///
+    /// # Errors
+    /// [`MeetError`]: `Late`, `NoEmts`, `OnEmt`, and `Deadlock` inside another `meet_here` of this VM.
+    /// Then `op` did not run.
+    ///
+    /// # Panics
+    /// A panic of `op` goes on to the caller, after the EMTs were let go.
+    ///
+    /// # Thread
+    /// Any but an EMT of this VM, for which [`meet_from`](Self::meet_from) with [`How::once`] does the
+    /// same. `op` must not wait for an EMT, as a request does: all are held.
+    pub fn meet_here(
+        &self,
+        limit: Duration,
+        op: impl FnOnce() -> Flow,
+    ) -> Result<Met, MeetError<Infallible>> {
+        if self.shared.bells.current().is_some() {
+            return Err(MeetError::OnEmt);
+        }
+        let how = How::here().limit(limit);
+        // The clock costs as much as holding two EMTs: only who has to wait looks at it.
+        let deadline = LazyCell::new(|| Instant::now().checked_add(limit));
+        let Some(place) = self.shared.queue_up(Who::Thread) else {
+            return Err(MeetError::Deadlock);
+        };
+        if !place.wait(|| *deadline) {
+            return Err(self.blame());
+        }
+        let open = self
+            .shared
+            .open_outermost(&place, how, None, None, place.bed());
+        let end = if open.gathered(|| *deadline) {
+            let flow = op();
+            open.end_here(flow)
+        } else {
+            open.end(None)
+        };
+        self.answer(end, FirstFailure::new(None))
     }
 
     /// [`meet`](Self::meet) from an EMT, which takes part. Inside a callback whose round has turns
@@ -115,7 +160,9 @@ impl<C: Emt> Rendezvous<C> {
             };
             return self.conclude(me, open, deadline, Flow::Continue, failure);
         }
-        let place = self.shared.queue_up(Who::Emt(v));
+        let Some(place) = self.shared.queue_up(Who::Emt(v)) else {
+            return Err(MeetError::Deadlock); // not on an EMT
+        };
         let mut flow = Flow::Continue;
         let first = serve_until(me, deadline, |me| {
             flow = flow.max(self.attend(me));
@@ -125,15 +172,15 @@ impl<C: Emt> Rendezvous<C> {
             me.bell().keep(flow);
             return Err(self.blame());
         }
-        let open = self.shared.open_outermost(how, op, Bed::Gate(v));
-        for other in (0..self.shared.bells.count()).filter(|&other| other != v) {
-            self.shared.bells.ring(other);
-        }
+        let open = self
+            .shared
+            .open_outermost(&place, how, Some(op), Some(v), Bed::Gate(v));
         self.conclude(me, open, deadline, flow, failure)
     }
 
     /// Takes part in the rendezvous that waits for this EMT, if any. All EMTs of a round return the
-    /// same [`Flow`], except that what was [kept](vm_emt::Bell::keep) on this EMT is merged in.
+    /// same [`Flow`], except that what was [kept](vm_emt::Bell::keep) on this EMT is merged in, and
+    /// what rounds asked for that it slept through.
     ///
     /// # Panics
     /// If `me` is an EMT of another VM. A panic of a callback does not come through.
@@ -142,18 +189,22 @@ impl<C: Emt> Rendezvous<C> {
     /// The EMT's own; sleeps until the round is over.
     pub fn attend(&self, me: &mut C) -> Flow {
         let v = self.own_id(me);
-        let kept = me.bell().take_kept();
-        if !self.shared.pending(v) {
+        let kept = me.bell().take_kept().max(self.shared.take_owed(v));
+        if !self.shared.gathers(v) {
             return kept;
         }
         let mut board = self.shared.lock();
-        if !self.shared.pending(v) {
+        if !self.shared.gathers(v) {
             return kept; // withdrawn between the two looks
         }
         let round = &mut board.rounds[0];
         match round.stage() {
             Stage::Gathering => {
                 round.add_member(v); // it may have enrolled since the round was opened
+                kept.max(self.take_part(me, v, 0, None, board))
+            }
+            Stage::Running if round.is_member(v) => {
+                // Held in its sleep until now; a nested round needs it.
                 kept.max(self.take_part(me, v, 0, None, board))
             }
             Stage::Running => {
@@ -167,7 +218,7 @@ impl<C: Emt> Rendezvous<C> {
         }
     }
 
-    /// Whether a rendezvous waits for EMT `v`.
+    /// Whether a rendezvous waits for EMT `v`, or what one asked for that it slept through.
     #[must_use]
     pub fn pending(&self, v: u32) -> bool {
         self.shared.pending(v)
@@ -203,8 +254,7 @@ impl<C: Emt> Rendezvous<C> {
         let flow = self
             .take_part(me, v, open.level(), deadline, self.shared.lock())
             .max(before);
-        let end = open.wait(None);
-        drop(open);
+        let end = open.end(None);
         match self.answer(end, failure) {
             Ok(met) => Ok(Met {
                 flow: met.flow.max(flow),

@@ -4,7 +4,8 @@
 //! One round as a state machine: who has come, whose turn it is, when it is over. No threads here.
 //!
 //! Invariants: no callback begins before every member has arrived; in the ordered kinds at most one
-//! callback runs; nobody leaves before the round is over.
+//! callback runs; nobody leaves before the round is over. A member may arrive without coming: held in
+//! its sleep. It never has a turn; where one is needed, it is fetched.
 
 use vm_emt::Flow;
 
@@ -31,6 +32,10 @@ pub(crate) enum Nudge {
     Nobody,
     One(u32),
     Everybody,
+    /// The initiator, whose thread runs the callback.
+    Owner,
+    /// A member that is held in its sleep has to come after all: let it go and ring it.
+    Fetch(u32),
 }
 
 /// What a member that is inside does next.
@@ -49,8 +54,10 @@ pub(crate) struct Round {
     stage: Stage,
     /// Who has to come.
     members: CpuSet,
-    /// Who has come.
+    /// Who has come, or is held in its sleep.
     arrived: CpuSet,
+    /// Who of these is held in its sleep.
+    held: CpuSet,
     /// Whose callback has begun.
     begun: CpuSet,
     /// Whose turn it is, in the kinds that have turns.
@@ -85,6 +92,7 @@ impl Round {
             stage: Stage::Over,
             members: CpuSet::new(count),
             arrived: CpuSet::new(count),
+            held: CpuSet::new(count),
             begun: CpuSet::new(count),
             turn: None,
             inside: 0,
@@ -95,12 +103,13 @@ impl Round {
     }
 
     /// Begins a new round without members.
-    pub(crate) fn open(&mut self, how: How, op: Op) {
+    pub(crate) fn open(&mut self, how: How, op: Option<Op>) {
         self.how = how;
-        self.op = Some(op);
+        self.op = op;
         self.stage = Stage::Gathering;
         self.members.clear();
         self.arrived.clear();
+        self.held.clear();
         self.begun.clear();
         self.turn = None;
         self.inside = 0;
@@ -126,9 +135,43 @@ impl Round {
         self.members.insert(v);
     }
 
-    /// Takes over the members of the round this one is nested in, all of which are inside it.
+    /// Adds a member that was parked and is held there.
+    pub(crate) fn add_sleeper(&mut self, v: u32) {
+        self.members.insert(v);
+        self.arrived.insert(v);
+        self.held.insert(v);
+    }
+
+    /// Takes over the members of the round this one is nested in, all of which are inside it or held
+    /// in their sleep.
     pub(crate) fn copy_members(&mut self, parent: &Self) {
         self.members.copy_from(&parent.members);
+        self.arrived.copy_from(&parent.held);
+        self.held.copy_from(&parent.held);
+    }
+
+    /// Takes out who is held in its sleep, to let them go.
+    pub(crate) fn take_sleepers(&mut self) -> CpuSet {
+        self.held.take()
+    }
+
+    /// Takes out who is held in its sleep, to have them come: they have not arrived, then.
+    pub(crate) fn fetch_sleepers(&mut self) -> CpuSet {
+        let held = self.held.take();
+        held.iter().for_each(|v| self.arrived.remove(v));
+        held
+    }
+
+    /// Gives the set back for the next round.
+    pub(crate) fn put_back(&mut self, mut held: CpuSet) {
+        held.clear();
+        self.held = held;
+    }
+
+    /// Whoever did not leave through [`step`](Self::step) and so has not heard what the round came
+    /// to: members held in their sleep, and those fetched too late.
+    pub(crate) fn missed_end(&self, v: u32) -> bool {
+        self.members.contains(v) && (self.held.contains(v) || !self.arrived.contains(v))
     }
 
     pub(crate) fn is_member(&self, v: u32) -> bool {
@@ -139,9 +182,15 @@ impl Round {
         self.arrived.contains(v)
     }
 
-    /// A member that the round is gathering and that has not come.
+    /// A member that has not come.
     pub(crate) fn missing(&self) -> Option<u32> {
-        self.members.iter().find(|&v| !self.arrived.contains(v))
+        self.missing_from(0)
+    }
+
+    /// The first such from `v` on.
+    pub(crate) fn missing_from(&self, v: u32) -> Option<u32> {
+        let late = |&other: &u32| other >= v && !self.arrived.contains(other);
+        self.members.iter().find(late)
     }
 
     /// Whoever is keeping the round from its end: one that has not come, or whose turn it is.
@@ -160,13 +209,34 @@ impl Round {
         self.begin_if_complete(Some(v))
     }
 
-    /// A member that has not come never will. One that has come cannot leave its VM from inside.
+    /// A member that has not come never will. One that has come cannot leave its VM from inside, nor
+    /// one that is held.
     pub(crate) fn drop_member(&mut self, v: u32) -> Nudge {
-        if self.stage != Stage::Gathering || self.arrived.contains(v) {
+        if self.arrived.contains(v) {
             return Nudge::Nobody;
         }
-        self.members.remove(v);
-        self.begin_if_complete(None)
+        match self.stage {
+            Stage::Gathering | Stage::Running => {
+                self.members.remove(v);
+                self.begin_if_complete(None)
+            }
+            Stage::Over => {
+                self.arrived.insert(v); // what the round came to is no longer for it
+                Nudge::Nobody
+            }
+            Stage::Withdrawn => Nudge::Nobody, // it is still the one that was late
+        }
+    }
+
+    /// The callback on the initiator's thread ended. Only in the kind that has it there.
+    pub(crate) fn ran_here(&mut self, flow: Flow) -> Nudge {
+        if self.stage != Stage::Running || self.how.order != Order::Here {
+            return Nudge::Nobody;
+        }
+        self.ran = 1;
+        self.flow = flow;
+        self.stage = Stage::Over;
+        Nudge::Everybody
     }
 
     pub(crate) fn withdraw(&mut self) -> Nudge {
@@ -239,24 +309,47 @@ impl Round {
         }
     }
 
-    fn begin_if_complete(&mut self, last: Option<u32>) -> Nudge {
+    /// Begins the callbacks if every member has arrived; `last` is the one that just did.
+    pub(crate) fn begin_if_complete(&mut self, last: Option<u32>) -> Nudge {
         if self.stage != Stage::Gathering || self.arrived.len() < self.members.len() {
             return Nudge::Nobody;
         }
-        let first = match self.how.order {
-            Order::Ascending => self.members.iter().next(),
-            Order::Descending => self.members.iter().next_back(),
-            // Whoever is awake: the last to arrive, if it was an arrival that completed the round.
-            Order::OneByOne | Order::Once => last.or_else(|| self.members.iter().next()),
-            Order::Together => None,
-        };
         if self.members.len() == 0 {
             self.stage = Stage::Over;
             return Nudge::Everybody;
         }
+        let turn = match self.how.order {
+            Order::Ascending => self.members.iter().next(),
+            Order::Descending => self.members.iter().next_back(),
+            // Whoever is awake: the last to arrive, if it was an arrival that completed the round.
+            Order::OneByOne => last.or_else(|| self.members.iter().next()),
+            Order::Once => match last.or_else(|| self.somebody_inside()) {
+                None => return self.fetch_one(),
+                inside => inside,
+            },
+            Order::Together | Order::Here => None,
+        };
         self.stage = Stage::Running;
-        self.turn = first;
-        first.map_or(Nudge::Everybody, Nudge::One)
+        self.turn = turn;
+        match turn {
+            Some(v) => Nudge::One(v),
+            None if self.how.order == Order::Here => Nudge::Owner,
+            None => Nudge::Everybody,
+        }
+    }
+
+    fn somebody_inside(&self) -> Option<u32> {
+        self.arrived.iter().find(|&v| !self.held.contains(v))
+    }
+
+    /// All members sleep: the first has to come, so that the callback has an EMT to run on.
+    fn fetch_one(&mut self) -> Nudge {
+        let Some(v) = self.held.iter().next() else {
+            return Nudge::Nobody;
+        };
+        self.held.remove(v);
+        self.arrived.remove(v);
+        Nudge::Fetch(v)
     }
 
     fn successor(&self, v: u32) -> Option<u32> {
@@ -264,7 +357,7 @@ impl Round {
             Order::Ascending => self.members.iter().find(|&next| next > v),
             Order::Descending => self.members.iter().rev().find(|&next| next < v),
             Order::OneByOne => self.members.iter().find(|&next| !self.begun.contains(next)),
-            Order::Together | Order::Once => None,
+            Order::Together | Order::Once | Order::Here => None,
         }
     }
 }
@@ -352,7 +445,7 @@ mod tests {
             failing in any::<u64>(),
         ) {
             let mut round = Round::new(8);
-            round.open(how, idle_op());
+            round.open(how, Some(idle_op()));
             for &(v, _) in &coming {
                 round.add_member(v);
             }
@@ -372,7 +465,7 @@ mod tests {
                 expected.reverse();
             }
             match (how.order, how.on_error) {
-                (Order::Once, _) => prop_assert_eq!(ran.len(), expected.len().min(1)),
+                (Order::Once | Order::Here, _) => prop_assert_eq!(ran.len(), expected.len().min(1)),
                 (Order::OneByOne | Order::Together, _) => prop_assert_eq!(sorted, expected),
                 (_, OnError::GoOn) => prop_assert_eq!(ran, expected),
                 (_, OnError::Stop) => {
@@ -387,7 +480,7 @@ mod tests {
     #[test]
     fn a_round_is_withdrawn_only_before_a_callback_has_begun() {
         let mut round = Round::new(2);
-        round.open(How::once(), idle_op());
+        round.open(How::once(), Some(idle_op()));
         round.add_member(0);
         round.add_member(1);
         round.arrive(0);
@@ -396,7 +489,7 @@ mod tests {
         assert!(matches!(round.step(0), Step::Leave(Flow::Continue)));
         assert!(round.leave());
 
-        round.open(How::once(), idle_op());
+        round.open(How::once(), Some(idle_op()));
         round.add_member(1);
         round.arrive(1);
         assert_eq!(round.withdraw(), Nudge::Nobody);

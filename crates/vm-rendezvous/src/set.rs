@@ -23,6 +23,17 @@ impl CpuSet {
         self.len = 0;
     }
 
+    /// Moves the set out and leaves one that holds nothing and never will. Allocates nothing.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(
+            self,
+            Self {
+                words: Box::default(),
+                len: 0,
+            },
+        )
+    }
+
     pub(crate) fn len(&self) -> u32 {
         self.len
     }
@@ -53,7 +64,10 @@ impl CpuSet {
     }
 
     pub(crate) fn copy_from(&mut self, other: &Self) {
-        self.words.copy_from_slice(&other.words);
+        self.clear();
+        for (own, word) in self.words.iter_mut().zip(&*other.words) {
+            *own = *word;
+        }
         self.len = other.len;
     }
 

@@ -104,6 +104,11 @@ fn check(bound: usize, model: impl Fn() + Sync + Send + 'static) {
 /// The model must end in a deadlock: a broken variant that passes is a model that sees nothing. It
 /// runs in a process of its own, since the EMTs of a deadlocked model cannot be unwound.
 fn caught(test: &str, model: impl Fn() + Sync + Send + 'static) {
+    caught_by("deadlock", test, model);
+}
+
+/// [`caught`], by what the model says then.
+fn caught_by(saying: &str, test: &str, model: impl Fn() + Sync + Send + 'static) {
     if std::env::var_os("BROKEN_VARIANT").is_some() {
         return check(2, model);
     }
@@ -115,7 +120,7 @@ fn caught(test: &str, model: impl Fn() + Sync + Send + 'static) {
     let says = [child.stdout, child.stderr].concat();
     assert!(!child.status.success(), "the model missed the mistake");
     assert!(
-        String::from_utf8_lossy(&says).contains("deadlock"),
+        String::from_utf8_lossy(&says).contains(saying),
         "it failed for another reason"
     );
 }
@@ -322,5 +327,103 @@ fn an_emt_that_enrolls_during_a_round_is_not_in_the_guest_while_callbacks_run() 
         me.run();
         late.join().unwrap();
         assert!(embedder.join().unwrap().is_ok());
+    });
+}
+
+/// An EMT that is held in its sleep or comes, as it happens; a call at the same time; and its end by
+/// a round that it may sleep through too.
+fn held(fault: Fault) {
+    let vm = Vm::new(1, fault);
+    let me = vm.enroll(0);
+    let caller = thread::spawn({
+        let vm = vm.clone();
+        move || vm.queues.call(0, None, |me| me.bell.id())
+    });
+    let holder = thread::spawn({
+        let vm = vm.clone();
+        move || vm.rendezvous.meet_here(Duration::MAX, || Flow::Continue)
+    });
+    let ender = thread::spawn(move || {
+        assert_eq!(caller.join().unwrap(), Ok(0));
+        assert_eq!(holder.join().unwrap().map(|met| met.held), Ok(1));
+        let ended = vm.rendezvous.meet_here(Duration::MAX, || Flow::Stop);
+        assert_eq!(ended.map(|met| met.held), Ok(1));
+    });
+    me.run();
+    ender.join().unwrap();
+}
+
+#[test]
+fn an_emt_that_is_held_in_its_sleep_serves_a_call_and_hears_its_end() {
+    check(2, || held(Fault::None));
+}
+
+#[test]
+fn a_sleeper_that_is_let_go_without_the_wake_it_is_owed_is_caught() {
+    caught(
+        "a_sleeper_that_is_let_go_without_the_wake_it_is_owed_is_caught",
+        || held(Fault::LetGoWithoutWake),
+    );
+}
+
+/// What an EMT does outside its sleep and its attendance never happens beside the callback.
+fn beside(fault: Fault) {
+    let vm = Vm::new(1, fault);
+    let mut me = vm.enroll(0);
+    let outside = Arc::new(AtomicBool::new(false));
+    let holder = thread::spawn({
+        let (vm, outside) = (vm.clone(), outside.clone());
+        move || {
+            let met = vm.rendezvous.meet_here(Duration::MAX, || {
+                vm.bells.ring(0);
+                thread::yield_now();
+                assert!(!outside.load(SeqCst), "beside the callback");
+                Flow::Continue
+            });
+            assert!(met.is_ok());
+            assert!(vm.meet(How::once(), Flow::Stop).is_ok());
+        }
+    });
+    loop {
+        me.bell.clear();
+        if vm.rendezvous.attend(&mut me) == Flow::Stop {
+            break;
+        }
+        me.bell.park(None);
+        outside.store(true, SeqCst);
+        outside.store(false, SeqCst);
+    }
+    drop(me);
+    holder.join().unwrap();
+}
+
+#[test]
+fn an_emt_does_nothing_of_its_own_while_it_is_held_in_its_sleep() {
+    check(2, || beside(Fault::None));
+}
+
+#[test]
+fn an_emt_that_leaves_its_sleep_while_it_is_held_is_caught() {
+    caught_by(
+        "beside the callback",
+        "an_emt_that_leaves_its_sleep_while_it_is_held_is_caught",
+        || beside(Fault::LeaveWhileHeld),
+    );
+}
+
+#[test]
+fn two_emts_one_of_which_may_sleep_meet_once_and_leave_with_the_same_answer() {
+    check(2, || {
+        let vm = Vm::new(2, Fault::None);
+        let me = vm.enroll(0);
+        let other = vm.start(1);
+        let embedder = thread::spawn({
+            let vm = vm.clone();
+            move || vm.meet(How::once(), Flow::Stop)
+        });
+        me.run();
+        other.join().unwrap();
+        let met = embedder.join().unwrap();
+        assert_eq!(met.map(|met| (met.held, met.ran)), Ok((2, 1)));
     });
 }

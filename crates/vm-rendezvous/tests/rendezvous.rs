@@ -317,6 +317,30 @@ fn t_r15_a_round_nests_inside_once() {
 }
 
 #[test]
+fn t_r15_a_round_nested_in_once_fetches_the_emts_that_are_held_in_their_sleep() {
+    let rig = Rig::new(4);
+    until(&rig, Phase::Parked);
+    let ran = Mutex::new(Vec::new());
+    let met: Met0 = rig.meet(How::once(), |me| {
+        let rendezvous = me.rendezvous.clone();
+        let nested: Met0 = rendezvous.meet_from(me, How::once(), |me| {
+            let rendezvous = me.rendezvous.clone();
+            let all: Met0 = rendezvous.meet_from(me, How::ascending(), |me| {
+                ran.lock().unwrap().push(me.bell.id());
+                Ok(Flow::Continue)
+            });
+            assert_eq!(all.map(|met| met.ran), Ok(4));
+            Ok(Flow::Continue)
+        });
+        assert_eq!(nested.map(|met| (met.held, met.ran)), Ok((4, 1)));
+        Ok(Flow::Look)
+    });
+    assert_eq!(met.map(|met| (met.held, met.ran)), Ok((4, 1)));
+    assert_eq!(*ran.lock().unwrap(), [0, 1, 2, 3]);
+    assert!((0..4).all(|v| rig.flows(v) == [Flow::Look]));
+}
+
+#[test]
 fn t_r16_what_a_nested_round_asked_for_is_merged_into_what_the_others_leave_with() {
     let rig = Rig::new(3);
     let met: Met0 = rig.meet(How::descending(), |me| {
@@ -359,7 +383,12 @@ fn t_r18_parked_emts_are_woken_once_and_park_again() {
         let met: Met0 = rig.meet(how, |_| Ok(Flow::Continue));
         assert_eq!(met.map(|met| met.held), Ok(3));
         let after = [0, 1, 2].map(|v| rig.bells.counts(v).wakes);
-        assert_eq!(after, before.map(|wakes| wakes + 1));
+        if how == How::once() {
+            // One to run it; the others are held in their sleep.
+            assert_eq!(after.iter().sum::<u64>(), before.iter().sum::<u64>() + 1);
+        } else {
+            assert_eq!(after, before.map(|wakes| wakes + 1));
+        }
     }
     until(&rig, Phase::Parked);
     assert!((0..3).all(|v| rig.bells.counts(v).kicks == 0));
@@ -644,6 +673,10 @@ fn callbacks_that_have_begun_are_waited_for_beyond_the_limit() {
 #[test]
 fn an_emt_is_told_to_use_the_call_that_takes_part() {
     let rig = Rig::new(1);
+    let met = rig.queues.call(0, None, |me| {
+        me.rendezvous.meet_here(SHORT, || Flow::Continue)
+    });
+    assert_eq!(met, Ok(Err(MeetError::OnEmt)));
     let met = rig.queues.call(0, None, |me| -> Met0 {
         let rendezvous = me.rendezvous.clone();
         rendezvous.meet(How::once(), |_| Ok(Flow::Continue))
