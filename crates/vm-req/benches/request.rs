@@ -286,7 +286,7 @@ fn waiting(rounds: Rounds, idle: Idle) {
             rounds,
             bench,
             &mut ours,
-            ("limit: one line to and fro", limit),
+            ("limit: one line to and fro", limit, ""),
             &mut || {
                 let (line, _server) = ping_pong();
                 each(count, gap, || {
@@ -302,7 +302,7 @@ fn waiting(rounds: Rounds, idle: Idle) {
             rounds,
             bench,
             &mut ours,
-            ("limit: futex to and fro", limit),
+            ("limit: futex to and fro", limit, ""),
             &mut || {
                 let (pair, _server) = futex_ping_pong();
                 each(count, gap, || {
@@ -318,16 +318,22 @@ fn waiting(rounds: Rounds, idle: Idle) {
         rounds,
         bench,
         &mut ours,
-        ("crossbeam-channel", channel),
+        ("crossbeam-channel", channel, ""),
         &mut || {
             let (sender, _server) = crossbeam(idle);
             each(count, gap, || crossbeam_call(&sender))
         },
     );
-    row(rounds, bench, &mut ours, ("std mpsc", channel), &mut || {
-        let (sender, _server) = std_mpsc(idle);
-        each(count, gap, || mpsc_call(&sender))
-    });
+    row(
+        rounds,
+        bench,
+        &mut ours,
+        ("std mpsc", channel, ""),
+        &mut || {
+            let (sender, _server) = std_mpsc(idle);
+            each(count, gap, || mpsc_call(&sender))
+        },
+    );
 }
 
 /// A call to the EMT that makes it.
@@ -352,7 +358,7 @@ fn inline(rounds: Rounds) {
         rounds,
         ("request, on its own EMT", "ns"),
         &mut ours,
-        ("direct call", 1.2),
+        ("direct call", 1.2, ""),
         &mut || {
             let me = &mut *me.borrow_mut();
             each(count, Duration::ZERO, || {
@@ -388,7 +394,7 @@ fn posting(rounds: Rounds, producers: u32) {
         rounds,
         (&name, "ns"),
         &mut ours,
-        ("crossbeam-channel", 1.0),
+        ("crossbeam-channel", 1.0, ""),
         &mut || {
             let (sender, _server) = crossbeam(Idle::Poll);
             let post = || {

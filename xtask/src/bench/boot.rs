@@ -259,6 +259,7 @@ fn compare(measured: &BTreeMap<String, Measured>, peers: &[Peer]) -> Vec<Row> {
                 ratio: (ours / theirs).into(),
                 target: 1.0.into(),
                 met: (ours < theirs).into(),
+                why: String::new(),
             });
         }
     }

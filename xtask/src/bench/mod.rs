@@ -57,6 +57,9 @@ struct Row {
     target: Value,
     #[serde(default)]
     met: Value,
+    /// What is known about a target that is not met.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    why: String,
 }
 
 /// How much to measure.
@@ -130,7 +133,7 @@ fn read_rows(said: &str) -> Result<Vec<Row>> {
 
 fn table(rows: &[Row]) -> String {
     let head = [
-        "bench", "ours", "against", "theirs", "ratio", "target", "met",
+        "bench", "ours", "against", "theirs", "ratio", "target", "met", "why",
     ];
     let mut lines = vec![head.map(str::to_owned)];
     for row in rows {
@@ -152,6 +155,7 @@ fn table(rows: &[Row]) -> String {
             figure(&row.ratio),
             figure(&row.target),
             met,
+            row.why.clone(),
         ]);
     }
     let mut widths: BTreeMap<usize, usize> = BTreeMap::new();
@@ -212,12 +216,15 @@ mod tests {
             ratio: 0.5.into(),
             target: "<= 1".into(),
             met: false.into(),
+            why: "noise".into(),
         };
         let table = table(&[row]);
         let cells: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
         assert_eq!(
             cells,
-            ["boot", "3000", "ms", "peer", "0.500", "<=", "1", "NO"]
+            [
+                "boot", "3000", "ms", "peer", "0.500", "<=", "1", "NO", "noise"
+            ]
         );
     }
 }

@@ -37,12 +37,13 @@ impl Rounds {
     }
 }
 
-/// Measures both sides and prints their row. Each side answers its figure for one round.
+/// Measures both sides and prints their row. Each side answers its figure for one round. `why` says
+/// what is known about a target that is not met, and is printed only then.
 pub(crate) fn row(
     rounds: Rounds,
     (bench, unit): (&str, &str),
     ours: &mut dyn FnMut() -> f64,
-    (against, target): (&str, f64),
+    (against, target, why): (&str, f64, &str),
     theirs: &mut dyn FnMut() -> f64,
 ) {
     let (_warm, _up) = (ours(), theirs());
@@ -50,8 +51,13 @@ pub(crate) fn row(
     let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
     let ratio = median(pairs.iter().map(|(a, b)| a / b).collect());
     let (a, b, met) = (median(a), median(b), ratio <= target);
+    let why = if met || why.is_empty() {
+        String::new()
+    } else {
+        format!(r#","why":"{why}""#)
+    };
     println!(
-        r#"{{"bench":"{bench}","ours":{a:.2},"unit":"{unit}","against":"{against}","theirs":{b:.2},"ratio":{ratio:.2},"target":{target},"met":{met}}}"#
+        r#"{{"bench":"{bench}","ours":{a:.2},"unit":"{unit}","against":"{against}","theirs":{b:.2},"ratio":{ratio:.2},"target":{target},"met":{met}{why}}}"#
     );
 }
 
