@@ -127,7 +127,7 @@ impl Vcpu {
     /// `kick` on another thread, `entries` on this one, in all interleavings.
     fn explore(wakes: Wakes, kick: fn(&Self), entries: fn(&Self)) {
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(3);
+        builder.preemption_bound = builder.preemption_bound.or(Some(3)); // LOOM_MAX_PREEMPTIONS overrides
         builder.check(move || {
             let vcpu = Self::new(wakes);
             let kicker = loom::thread::spawn({
@@ -168,7 +168,7 @@ fn a_kick_while_settling_ends_the_next_entry() {
 #[test]
 fn kicks_of_two_threads_merge_and_neither_reason_is_missed() {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = builder.preemption_bound.or(Some(2)); // LOOM_MAX_PREEMPTIONS overrides
     builder.check(|| {
         let vcpu = Vcpu::new(Wakes::AsTheKernel);
         let reasons = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
