@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 
-use crate::{api, conformance, product, workspace};
+use crate::{api, conformance, product, proof, workspace};
 
 const PORTABLE_TARGET: &str = "aarch64-unknown-linux-gnu";
 /// No cargo step of ours takes half as long on two cores.
@@ -50,6 +50,8 @@ enum Step {
     Package,
     Loom,
     Shuttle,
+    /// Only where a nightly compiler has it
+    Miri,
 }
 
 /// Runs the steps, all of them even if one fails; status 1 when one did.
@@ -117,6 +119,7 @@ impl Step {
             Self::Package => package::check(),
             Self::Loom => models("loom"),
             Self::Shuttle => models("shuttle"),
+            Self::Miri => proof::miri_slice(),
         }
     }
 }

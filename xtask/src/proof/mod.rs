@@ -17,6 +17,7 @@ use std::time::{Instant, SystemTime};
 use anyhow::Result;
 use clap::{Args as ClapArgs, ValueEnum};
 
+pub(crate) use nightly::miri_slice;
 use report::{Found, Report};
 
 #[derive(Debug, ClapArgs)]

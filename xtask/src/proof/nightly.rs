@@ -25,35 +25,71 @@ struct Tests {
     package: &'static str,
     /// Which programs, as words for `cargo test`.
     programs: &'static [&'static str],
-    /// Which of their tests not.
+    /// What only the tests to be run have in their names; all if empty.
+    named: &'static str,
+    /// Which of those not.
     skipped: &'static [&'static str],
 }
 
-/// For the interpreter, which takes 100 to 1000 times as long; the slice is the first.
+impl Tests {
+    /// The command, which runs tests, for these.
+    fn of(&self, mut run: Command) -> Command {
+        run.args(["--package", self.package])
+            .args(self.programs)
+            .arg("--")
+            .args(Some(self.named).filter(|named| !named.is_empty()))
+            .args(self.skipped.iter().flat_map(|name| ["--skip", name]));
+        run
+    }
+}
+
+/// What every change runs under the interpreter, where it is installed: the system call, a bell that
+/// is served, and the lists whose nodes are on their callers' stacks.
+const MIRI_SLICE: [Tests; 2] = [
+    Tests {
+        package: "vm-emt",
+        programs: &["--test=futex", "--test=serving"],
+        named: "",
+        skipped: &[],
+    },
+    Tests {
+        package: "vm-req",
+        programs: &["--lib"],
+        named: "",
+        skipped: &[],
+    },
+];
+
+/// For the interpreter, which takes 100 to 1000 times as long.
 const MIRI: [Tests; 5] = [
     Tests {
         package: "vm-emt",
         programs: &["--lib", "--tests"],
+        named: "",
         skipped: &[],
     },
     Tests {
         package: "vm-req",
         programs: &["--lib", "--tests"],
+        named: "",
         skipped: &[],
     },
     Tests {
         package: "vm-rendezvous",
         programs: &["--lib", "--tests"],
+        named: "",
         skipped: &[],
     },
     Tests {
         package: "vm-state",
         programs: &["--lib", "--test=cell", "--test=observers", "--test=waiting"],
+        named: "",
         skipped: &[],
     },
     Tests {
         package: "vm-cpu-kvm",
         programs: &["--lib"],
+        named: "run_page",
         skipped: &[],
     },
 ];
@@ -63,26 +99,31 @@ const TSAN: [Tests; 5] = [
     Tests {
         package: "vm-emt",
         programs: &["--lib", "--tests"],
+        named: "",
         skipped: &[],
     },
     Tests {
         package: "vm-req",
         programs: &["--lib", "--tests"],
+        named: "",
         skipped: &[],
     },
     Tests {
         package: "vm-rendezvous",
         programs: &["--lib", "--tests"],
+        named: "",
         skipped: &[],
     },
     Tests {
         package: "vm-state",
         programs: &["--lib", "--tests"],
+        named: "",
         skipped: &[],
     },
     Tests {
         package: "vm-core",
         programs: &["--test=stress", "--test=lifecycle", "--test=running"],
+        named: "",
         skipped: &[],
     },
 ];
@@ -98,24 +139,49 @@ pub(super) fn cargo() -> Result<Command> {
     Ok(cargo)
 }
 
+fn has_miri() -> Result<()> {
+    workspace::run(cargo()?.args(["miri", "--version"])).context(INSTALL)?;
+    Ok(())
+}
+
+/// The slice under the interpreter that every change runs; where it is not installed, a word on that.
+pub(crate) fn miri_slice() -> Result<String> {
+    if has_miri().is_err() {
+        return Ok(format!("skipped: no nightly with Miri: {INSTALL}"));
+    }
+    let mut passed = 0;
+    for tests in &MIRI_SLICE {
+        passed += step::passed(&workspace::run_within(
+            &mut tests.of(interpreter()?),
+            LIMIT,
+        )?);
+    }
+    Ok(format!("{passed} tests"))
+}
+
 /// The tests under the interpreter.
 pub(super) fn miri(extent: &Extent) -> Result<Found> {
-    workspace::run(cargo()?.args(["miri", "--version"])).context(INSTALL)?;
-    each("miri", &MIRI, extent, || {
-        let mut run = cargo()?;
-        // Clocks and files are the host's.
-        run.env("MIRIFLAGS", "-Zmiri-disable-isolation");
-        // A property takes as long as a whole program of tests.
-        run.env("PROPTEST_CASES", "8");
-        run.env("CARGO_TARGET_DIR", workspace::target().join("miri"));
-        run.args(["miri", "test"]);
-        Ok(run)
-    })
+    has_miri()?;
+    let sets = if extent.quick { &MIRI_SLICE[..] } else { &MIRI };
+    each("miri", sets, extent, interpreter)
+}
+
+/// `cargo miri test`.
+fn interpreter() -> Result<Command> {
+    let mut run = cargo()?;
+    // Clocks and files are the host's.
+    run.env("MIRIFLAGS", "-Zmiri-disable-isolation");
+    // A property takes as long as a whole program of tests.
+    run.env("PROPTEST_CASES", "8");
+    run.env("CARGO_TARGET_DIR", workspace::target().join("miri"));
+    run.args(["miri", "test", "--no-fail-fast"]);
+    Ok(run)
 }
 
 /// The tests with ThreadSanitizer in them, and in the standard library.
 pub(super) fn tsan(extent: &Extent) -> Result<Found> {
-    each("tsan", &TSAN, extent, || {
+    let sets = if extent.quick { &TSAN[..1] } else { &TSAN };
+    each("tsan", sets, extent, || {
         let mut run = cargo()?;
         run.env("RUSTFLAGS", "-Zsanitizer=thread");
         run.env("TSAN_OPTIONS", "halt_on_error=1");
@@ -132,17 +198,8 @@ fn each(
     command: impl Fn() -> Result<Command>,
 ) -> Result<Found> {
     let mut found = Found::default();
-    let sets = if extent.quick {
-        sets.get(..1).unwrap_or_default()
-    } else {
-        sets
-    };
     for tests in sets.iter().filter(|tests| extent.wants(tests.package)) {
-        let mut run = command()?;
-        run.args(["--package", tests.package])
-            .args(tests.programs)
-            .arg("--");
-        run.args(tests.skipped.iter().flat_map(|name| ["--skip", name]));
+        let mut run = tests.of(command()?);
         let done = step::run(verb, tests.package, &mut run, LIMIT)?;
         let replay = format!("cargo xtask proof {verb} --only {}", tests.package);
         found.failures.extend(done.failure(tests.package, &replay)?);

@@ -46,7 +46,7 @@ impl Done {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The tests that passed, by what libtest said at the end of each program.
+    /// The tests that passed.
     pub(super) fn passed(&self) -> Result<u64> {
         Ok(passed(&self.said()?))
     }
@@ -171,7 +171,8 @@ fn file_name(verb: &str, name: &str) -> String {
     format!("{verb}-{name}.log")
 }
 
-fn passed(said: &str) -> u64 {
+/// The tests that passed, by libtest's last line of each program.
+pub(super) fn passed(said: &str) -> u64 {
     let results = said
         .lines()
         .filter_map(|line| line.trim().strip_prefix("test result: "));
