@@ -22,6 +22,7 @@ use vm_req::Which;
 use crate::cap::{self, Slice, Turn};
 use crate::component::Pipeline;
 use crate::fault::Fault;
+use crate::ops::{Depth, Wanted, serve_errors};
 use crate::recorder::{Flight, HOST_ERROR, Recorder, exit_code};
 use crate::report::Seen;
 use crate::shared::Shared;
@@ -95,6 +96,16 @@ impl Deed {
             OnReset::PowerOff => Self::PowerOff(Ending::GuestReset),
         }
     }
+
+    /// The operation's name.
+    fn op(&self) -> &'static str {
+        match self {
+            Self::Reset(ResetKind::Hard) => "hard reset",
+            Self::Reset(ResetKind::Soft) => "soft reset",
+            Self::PowerOff(_) => "power off",
+            Self::Unplug(_) => "unplug",
+        }
+    }
 }
 
 impl vm_emt::Emt for Emt {
@@ -105,6 +116,9 @@ impl vm_emt::Emt for Emt {
     fn serve(&mut self) -> Flow {
         let shared = Arc::clone(&self.shared);
         let met = shared.rendezvous.attend(self);
+        if shared.errors.attention() {
+            serve_errors(self, Depth::Wait);
+        }
         met.max(shared.queues.process(self, Which::Priority))
     }
 
@@ -244,9 +258,15 @@ impl Emt {
             if self.shared.is_broken(Fault::ClearAfterLook) {
                 self.bell.clear();
             }
+            if self.shared.errors.attention() {
+                self.settle_or_guru();
+                serve_errors(self, Depth::Loop);
+            }
             if !self.shared.state.read().is_running() {
                 self.settle_or_guru();
                 self.bell.park(None);
+            } else if self.shared.errors.attention() {
+                // Somebody moved the VM meanwhile: look again.
             } else if let Some(deed) = self.deeds.pop_front() {
                 self.act(deed);
             } else if self.activity == Activity::Halted || !self.is_here() {
@@ -381,8 +401,8 @@ impl Emt {
                     Effect::DebugExit(value) => self
                         .deeds
                         .push_back(Deed::PowerOff(Ending::DebugExit(value))),
+                    Effect::Error(error) => self.shared.raise(error),
                     Effect::Unplug(vcpu) => self.deeds.push_back(Deed::Unplug(vcpu)),
-                    Effect::Error(error) => log::error!(target: "vm.error", "{error}"),
                 }
             }
         }
@@ -414,11 +434,11 @@ impl Emt {
         self.settle_or_guru();
         let shared = Arc::clone(&self.shared);
         // A reset empties the queue of deeds, so this one is of the machine as it is now.
-        let resets = shared.resets.total();
+        let wanted = Wanted::Resets(shared.resets.total());
         let result = match &deed {
-            Deed::Reset(kind) => ops::reset(&shared, ops::Caller::On(self, resets), *kind),
+            Deed::Reset(kind) => ops::reset(&shared, ops::Caller::On(self, wanted), *kind),
             Deed::PowerOff(ending) => {
-                ops::power_off(&shared, ops::Caller::On(self, resets), *ending)
+                ops::power_off(&shared, ops::Caller::On(self, wanted), *ending)
             }
             Deed::Unplug(vcpu) => {
                 processors::given_up(self, *vcpu);
@@ -428,10 +448,11 @@ impl Emt {
         match result {
             Ok(()) | Err(VmError::Overtaken { .. }) => {}
             Err(VmError::Refused { .. }) => self.deeds.push_front(deed),
-            Err(e) => self.guru(&format!(
-                "{deed:?}, asked for by the guest, failed: {}",
-                describe(&e)
-            )),
+            Err(e) => {
+                let why = describe(&e);
+                shared.errors.failed(deed.op(), &e);
+                self.guru(&format!("{deed:?}, asked for by the guest, failed: {why}"));
+            }
         }
     }
 

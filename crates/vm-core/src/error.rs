@@ -42,8 +42,9 @@ pub enum VmError {
         /// Where the VM is now.
         state: State,
     },
-    /// The guest's own operation came after a reset: the machine that asked for it is gone.
-    #[error("{op}, asked for by the guest, was overtaken by a reset")]
+    /// An operation that the guest or a device asked for is void: the machine that asked for it was
+    /// reset, or somebody else did it.
+    #[error("{op}, asked for by the guest or a device, was overtaken")]
     Overtaken {
         /// The operation.
         op: &'static str,

@@ -10,6 +10,7 @@
 //! | [`Emt`] | an EMT's context, given to requests, rendezvous callbacks and components |
 //! | [`Component`], [`Pipeline`] | a subsystem, and their order up, which is also the order down |
 //! | [`Status`], [`Report`], [`Ending`], [`GuruReport`], [`Flight`] | what a VM tells of itself |
+//! | [`Errors`], [`ErrorEvent`] | what went wrong: counts, the last ones, and each as it is told |
 //! | [`Saver`] | what a save is driven through: live passes, votes, the final pass |
 //! | [`VmError`] | what can go wrong, naming who was late or what was refused |
 //!
@@ -20,6 +21,7 @@ mod component;
 mod config;
 mod emt;
 mod error;
+mod errors;
 mod fault;
 mod observe;
 mod ops;
@@ -37,6 +39,7 @@ mod vm;
 pub use component::{Component, ComponentError, Outcome, Pipeline, Round};
 pub use emt::{Emt, EoiHandler};
 pub use error::VmError;
+pub use errors::{ErrorEvent, ErrorSubscription, ErrorSummary, Errors, Reported};
 #[cfg(shuttle)]
 #[doc(hidden)]
 pub use fault::Fault;

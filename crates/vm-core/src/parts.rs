@@ -202,9 +202,10 @@ impl Component for BoardComponent {
             timers: &emt.shared().timers,
         })?;
         let bells = Arc::clone(&emt.shared().bells);
+        let shared = Arc::clone(emt.shared());
         built.devices.connect(&Link {
             waker: Waker::new(move || bells.ring(0)),
-            raiser: Raiser::new(|error| log::error!(target: "vm.error", "{error}")),
+            raiser: Raiser::new(move |error| shared.raise(error)),
         });
         let buses = Arc::new(built.buses);
         self.shown = observe::show(emt, &built.devices, &buses);

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::Serialize;
 use vm_cpu::x86::Start;
 
+use crate::errors::ErrorSummary;
 use crate::recorder::Flight;
 
 /// How a VM came to its end.
@@ -46,6 +47,8 @@ pub struct Status {
     pub hard_resets: u64,
     /// Soft resets so far.
     pub soft_resets: u64,
+    /// What went wrong so far.
+    pub errors: ErrorSummary,
 }
 
 /// Why a VM is in guru meditation.
@@ -116,12 +119,21 @@ impl fmt::Display for Report {
             previous,
             hard_resets,
             soft_resets,
+            errors,
             ..
         } = &self.status;
         writeln!(
             f,
             "{name}: {state} (before: {previous}), {hard_resets} hard and {soft_resets} soft resets"
         )?;
+        writeln!(
+            f,
+            "{} failed operations, {} runtime errors",
+            errors.vm, errors.runtime
+        )?;
+        for last in [&errors.last, &errors.last_runtime].into_iter().flatten() {
+            writeln!(f, "  {last}")?;
+        }
         for emt in &self.emts {
             writeln!(
                 f,

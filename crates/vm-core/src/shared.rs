@@ -9,13 +9,14 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use vm_emt::Bells;
-use vm_pdm::{ResetKind, Timers};
+use vm_pdm::{ResetKind, RuntimeError, Timers};
 use vm_rendezvous::Rendezvous;
 use vm_req::Queues;
 use vm_state::{StateCell, Transition};
 
 use crate::cap::Cap;
 use crate::emt::Emt;
+use crate::errors::Ledger;
 use crate::fault::Fault;
 use crate::observe::Observed;
 use crate::processors::Plugged;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub(crate) queues: Arc<Queues<Emt>>,
     pub(crate) rendezvous: Arc<Rendezvous<Emt>>,
     pub(crate) resets: Resets,
+    pub(crate) errors: Arc<Ledger>,
     /// The virtual clock, which runs while the VM does, and what is due on it.
     pub(crate) timers: Arc<Timers>,
     pub(crate) observed: Observed,
@@ -73,6 +75,7 @@ impl Shared {
             queues: Queues::new(Arc::clone(&bells)),
             rendezvous: Rendezvous::new(Arc::clone(&bells)),
             resets: Resets::default(),
+            errors: Arc::default(),
             timers,
             threads: Threads::new(spec.vcpus),
             plugged: Plugged::first(spec.plugged.unwrap_or(spec.vcpus)),
@@ -112,6 +115,12 @@ impl Shared {
     /// Whether EMT `v` is to leave its loop.
     pub(crate) fn leaves(&self, v: u32) -> bool {
         v >= self.leave_from.load(Ordering::SeqCst)
+    }
+
+    /// Notes a runtime error, and has EMT 0 see to it. Never blocks.
+    pub(crate) fn raise(&self, error: RuntimeError) {
+        self.errors.raise(error);
+        self.bells.ring(0);
     }
 
     /// Has the virtual clock run, or be held, as the VM is.

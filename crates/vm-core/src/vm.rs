@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use vm_emt::Bells;
 use vm_pdm::info::Infos;
 use vm_pdm::stats::Stats;
-use vm_pdm::{ResetKind, Timers};
+use vm_pdm::{Raiser, ResetKind, RuntimeError, Timers};
 use vm_rendezvous::How;
 use vm_req::EachOrder;
 use vm_state::{
@@ -20,6 +20,7 @@ use vm_state::{
 
 use crate::component::{ComponentError, Pipeline};
 use crate::emt::Emt;
+use crate::errors::{ErrorEvent, ErrorSubscription, Errors};
 use crate::save::{CancelError, Intent, Saved, Saver};
 use crate::shared::Shared;
 use crate::sync::{Builder, JoinHandle, Mutex, lock};
@@ -101,6 +102,14 @@ impl Vm {
         }
     }
 
+    /// Keeps and tells what `op` failed with.
+    fn noted<T>(&self, op: &'static str, result: Result<T, VmError>) -> Result<T, VmError> {
+        if let Err(error) = &result {
+            self.owner.shared.errors.failed(op, error);
+        }
+        result
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.owner.shared
     }
@@ -116,7 +125,10 @@ impl Vm {
     /// [`VmError::Refused`] in any other state, [`VmError::Device`] if a device cannot,
     /// [`VmError::Late`], [`VmError::WouldBlock`] on an EMT or in an observer.
     pub fn power_on(&self) -> Result<(), VmError> {
-        ops::power_on(&self.owner.shared, ops::Caller::Off)
+        self.noted(
+            "power on",
+            ops::power_on(&self.owner.shared, ops::Caller::Off),
+        )
     }
 
     /// Suspends. RUNNING -> SUSPENDING -> SUSPENDED, or back to RUNNING.
@@ -124,7 +136,8 @@ impl Vm {
     /// # Errors
     /// As [`Vm::power_on`].
     pub fn suspend(&self, reason: SuspendReason) -> Result<(), VmError> {
-        ops::suspend(&self.owner.shared, ops::Caller::Off, reason)
+        let result = ops::suspend(&self.owner.shared, ops::Caller::Off, reason);
+        self.noted("suspend", result)
     }
 
     /// Resumes. SUSPENDED -> RESUMING -> RUNNING, or back to SUSPENDED.
@@ -132,7 +145,8 @@ impl Vm {
     /// # Errors
     /// As [`Vm::power_on`].
     pub fn resume(&self, reason: ResumeReason) -> Result<(), VmError> {
-        ops::resume(&self.owner.shared, ops::Caller::Off, reason)
+        let result = ops::resume(&self.owner.shared, ops::Caller::Off, reason);
+        self.noted("resume", result)
     }
 
     /// Resets hard. RUNNING or SUSPENDED -> RESETTING -> the same again. Guest memory keeps what
@@ -142,7 +156,8 @@ impl Vm {
     /// As [`Vm::power_on`]; [`VmError::Component`] if a component cannot be reset, and then the VM is
     /// in guru meditation.
     pub fn reset(&self) -> Result<(), VmError> {
-        ops::reset(&self.owner.shared, ops::Caller::Off, ResetKind::Hard)
+        let result = ops::reset(&self.owner.shared, ops::Caller::Off, ResetKind::Hard);
+        self.noted("hard reset", result)
     }
 
     /// Resets the vCPUs and tells the devices of a warm start; nothing is loaded anew. The states are
@@ -151,7 +166,8 @@ impl Vm {
     /// # Errors
     /// As [`Vm::reset`].
     pub fn soft_reset(&self) -> Result<(), VmError> {
-        ops::reset(&self.owner.shared, ops::Caller::Off, ResetKind::Soft)
+        let result = ops::reset(&self.owner.shared, ops::Caller::Off, ResetKind::Soft);
+        self.noted("soft reset", result)
     }
 
     /// Powers off. Any settled state -> POWERING_OFF -> OFF.
@@ -161,7 +177,7 @@ impl Vm {
     /// [`VmError::WouldBlock`].
     pub fn power_off(&self) -> Result<(), VmError> {
         let shared = &self.owner.shared;
-        match ops::power_off(shared, ops::Caller::Off, Ending::PowerOff) {
+        let result = match ops::power_off(shared, ops::Caller::Off, Ending::PowerOff) {
             // Only the saver leaves these states: it is cancelled, and waited for.
             Err(VmError::Refused { refused, .. }) if ops::is_savers(refused.actual()) => {
                 shared.cancel_save();
@@ -171,7 +187,8 @@ impl Vm {
                 ops::power_off(shared, ops::Caller::Off, Ending::PowerOff)
             }
             result => result,
-        }
+        };
+        self.noted("power off", result)
     }
 
     /// Saves through `saver`: at once if SUSPENDED, live if RUNNING. Ends SUSPENDED. Others may
@@ -184,7 +201,7 @@ impl Vm {
     /// [`VmError::Save`], [`VmError::Refused`] in any other state, and as [`Vm::power_on`]. After a
     /// failure in a live pass the VM is RUNNING again, or where somebody else brought it.
     pub fn save(&self, saver: &mut dyn Saver, intent: Intent) -> Result<Saved, VmError> {
-        ops::save(&self.owner.shared, saver, intent)
+        self.noted("save", ops::save(&self.owner.shared, saver, intent))
     }
 
     /// Cancels the save under way.
@@ -210,7 +227,7 @@ impl Vm {
     /// # Errors
     /// As [`Vm::power_on`].
     pub fn fail(&self) -> Result<(), VmError> {
-        ops::fail(&self.owner.shared)
+        self.noted("fatal error", ops::fail(&self.owner.shared))
     }
 
     /// Destroys: takes the components down in reverse, ends and joins the EMTs. OFF -> DESTROYING ->
@@ -220,7 +237,7 @@ impl Vm {
     /// [`VmError::Refused`] unless OFF, [`VmError::Late`] naming an EMT that did not come within
     /// `limit`; its memory stays, nothing is freed under a live thread.
     pub fn destroy(&self, limit: Duration) -> Result<(), VmError> {
-        self.owner.destroy(limit)
+        self.noted("destroy", self.owner.destroy(limit))
     }
 
     /// Waits until the state satisfies `wanted`.
@@ -239,6 +256,37 @@ impl Vm {
     /// dropped. A blocking operation called from an observer is refused.
     pub fn observe(&self, observer: impl Fn(&Change) + Send + Sync + 'static) -> Subscription {
         self.owner.shared.state.observe(observer)
+    }
+
+    /// Calls `listener` for every error from now on, in order, until the subscription is dropped: each
+    /// runtime error when what becomes of the VM has happened, and each operation that failed. Holds no
+    /// lock meanwhile; on whichever thread comes to it, often an EMT. A blocking operation called from
+    /// a listener is refused; an error reported from one is told after the one it is told of.
+    pub fn observe_errors(
+        &self,
+        listener: impl Fn(&ErrorEvent) + Send + Sync + 'static,
+    ) -> ErrorSubscription {
+        self.owner.shared.errors.observe(listener)
+    }
+
+    /// What went wrong so far.
+    pub fn errors(&self) -> Errors {
+        self.owner.shared.errors.read()
+    }
+
+    /// Reports an error of the host's: suspends the VM or makes it fatal, as the error says, and then
+    /// tells it. Never blocks; all that happens later, on an EMT. What is asked for while the VM is
+    /// being resumed or reset happens when that is over; a suspend asked for while it is suspended is
+    /// done already; a fatal error remembered while it is suspended keeps it from running again.
+    pub fn raise(&self, error: RuntimeError) {
+        self.owner.shared.raise(error);
+    }
+
+    /// [`Vm::raise`] to hand out, as devices have it in their [`Link`](vm_pdm::Link). It does not keep
+    /// the VM's threads alive.
+    pub fn raiser(&self) -> Raiser {
+        let shared = Arc::clone(&self.owner.shared);
+        Raiser::new(move |error| shared.raise(error))
     }
 
     /// How the VM ended, once it is on its way off.
@@ -266,6 +314,7 @@ impl Vm {
             tids: shared.threads.tids(),
             hard_resets: shared.resets.hard(),
             soft_resets: shared.resets.soft(),
+            errors: shared.errors.read().into(),
         }
     }
 

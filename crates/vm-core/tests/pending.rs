@@ -125,6 +125,39 @@ fn t_s33_a_suspend_waits_for_a_pending_device_and_serves_priority_requests_only(
 }
 
 #[test]
+fn t_c12_an_error_is_told_while_a_suspend_waits_for_a_device() {
+    let (device, vm) = running(LIMIT.unwrap());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (into, cell) = (Arc::clone(&told), Arc::clone(vm.state_cell()));
+    let _listening = vm.observe_errors(move |_| into.lock().unwrap().push(cell.read()));
+    let done = suspend(&vm);
+    until("the device is pending", || device.is_pending());
+    vm.raise(common::error(vm_pdm::Action::Suspend));
+    until("it is told", || !told.lock().unwrap().is_empty());
+    assert!(vm.destroy(DESTROY).is_err());
+    assert_eq!(*told.lock().unwrap(), [State::Suspending; 2]);
+    device.finish();
+    done.join().unwrap().unwrap();
+    device.slow.store(false, SeqCst);
+    vm.resume(vm_state::ResumeReason::User).unwrap();
+    vm.on_emt(0, LIMIT, |_| ()).unwrap();
+    assert_eq!(vm.state(), State::Running, "what was asked for was done");
+}
+
+#[test]
+fn a_suspend_asked_for_while_another_fails_is_done_after_it() {
+    let (device, vm) = running(Duration::from_millis(30));
+    let done = suspend(&vm);
+    until("the device is pending", || device.is_pending());
+    vm.raise(common::error(vm_pdm::Action::Suspend));
+    // The first stays pending, the next does not.
+    device.slow.store(false, SeqCst);
+    assert!(done.join().unwrap().is_err());
+    until("the other suspend", || vm.state() == State::Suspended);
+    assert_eq!(device.suspends.load(SeqCst), 2);
+}
+
+#[test]
 fn sd_p08_a_device_that_never_finishes_is_named_and_the_vm_runs_on() {
     let (device, vm) = running(Duration::from_millis(30));
     let result = vm.suspend(SuspendReason::User);

@@ -34,6 +34,9 @@ pub struct Rendezvous<C> {
 /// The first failure of a round, kept on its initiator's stack.
 type FirstFailure<E> = Mutex<Option<MeetError<E>>>;
 
+/// How a round ended, and who was missing.
+type End = (Summary, Option<u32>);
+
 impl<C: Emt> Rendezvous<C> {
     /// The rendezvous of the VM that `bells` belongs to.
     #[must_use]
@@ -158,7 +161,8 @@ impl<C: Emt> Rendezvous<C> {
             let Some(open) = self.shared.open_nested(how, op, v) else {
                 return Err(MeetError::Deadlock);
             };
-            return self.conclude(me, open, deadline, Flow::Continue, failure);
+            let end = self.conclude(me, open, deadline, Flow::Continue);
+            return self.answer_emt(me, end, failure);
         }
         let Some(place) = self.shared.queue_up(Who::Emt(v)) else {
             return Err(MeetError::Deadlock); // not on an EMT
@@ -175,7 +179,8 @@ impl<C: Emt> Rendezvous<C> {
         let open = self
             .shared
             .open_outermost(&place, how, Some(op), Some(v), Bed::Gate(v));
-        self.conclude(me, open, deadline, flow, failure)
+        let end = self.conclude(me, open, deadline, flow);
+        self.answer_emt(me, end, failure)
     }
 
     /// Takes part in the rendezvous that waits for this EMT, if any. All EMTs of a round return the
@@ -241,20 +246,28 @@ impl<C: Emt> Rendezvous<C> {
         flow
     }
 
-    /// The initiating EMT takes part, then waits until the others have left.
-    fn conclude<E>(
+    /// The initiating EMT takes part, then waits until the others have left: until then the callback
+    /// and the failure it notes stay where they are.
+    fn conclude(
         &self,
         me: &mut C,
         open: Open<'_>,
         deadline: Option<Instant>,
         before: Flow,
-        failure: FirstFailure<E>,
-    ) -> Result<Met, MeetError<E>> {
+    ) -> (End, Flow) {
         let v = me.bell().id();
         let flow = self
             .take_part(me, v, open.level(), deadline, self.shared.lock())
             .max(before);
-        let end = open.end(None);
+        (open.end(None), flow)
+    }
+
+    fn answer_emt<E>(
+        &self,
+        me: &mut C,
+        (end, flow): (End, Flow),
+        failure: FirstFailure<E>,
+    ) -> Result<Met, MeetError<E>> {
         match self.answer(end, failure) {
             Ok(met) => Ok(Met {
                 flow: met.flow.max(flow),
@@ -269,7 +282,7 @@ impl<C: Emt> Rendezvous<C> {
 
     fn answer<E>(
         &self,
-        (summary, missing): (Summary, Option<u32>),
+        (summary, missing): End,
         failure: FirstFailure<E>,
     ) -> Result<Met, MeetError<E>> {
         if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -221,6 +221,31 @@ fn t_r11_emts_that_initiate_at_once_take_part_in_each_others_rounds() {
 }
 
 #[test]
+fn t_r06_an_emt_that_initiates_hears_of_a_failure_on_any_emt() {
+    let rig = Rig::new(3);
+    for failing in 0..3 {
+        let initiate = move |me: &mut Ctx| {
+            let rendezvous = me.rendezvous.clone();
+            // Large, so that it cannot be where it was if it was moved.
+            rendezvous.meet_from(me, How::descending().stop_on_error(), move |me| {
+                if me.bell.id() == failing {
+                    return Err([u64::from(failing); 12]);
+                }
+                Ok(Flow::Continue)
+            })
+        };
+        for initiator in 0..3 {
+            let met = rig.queues.call(initiator, None, initiate).unwrap();
+            let expected = MeetError::Failed {
+                vcpu: failing,
+                error: [u64::from(failing); 12],
+            };
+            assert_eq!(met, Err(expected), "from {initiator}");
+        }
+    }
+}
+
+#[test]
 fn t_r12_a_nested_round_runs_in_the_middle_of_its_parent() {
     let rig = Rig::new(4);
     let log = Mutex::new(Vec::new());

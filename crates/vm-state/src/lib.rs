@@ -50,6 +50,6 @@ pub use cause::{Cause, ResumeReason, SuspendReason};
 pub use cell::Broken;
 pub use cell::{Raised, Snapshot, StateCell};
 pub use error::{IllegalTarget, Refused, WaitError};
-pub use observer::{Change, Subscription, in_observer};
+pub use observer::{Change, Subscription, as_observer, in_observer};
 pub use state::{State, UnknownState};
 pub use transition::Transition;

@@ -39,6 +39,12 @@ pub fn in_observer() -> bool {
     sync::inside_observer()
 }
 
+/// Runs `call` under the rules of an observer: a blocking operation called inside is refused, and a
+/// panic ends here. For others who tell of a VM what is no change of state; false if it panicked.
+pub fn as_observer(call: impl FnOnce()) -> bool {
+    sync::as_observer(call)
+}
+
 /// An observer's registration; ends when dropped, which is fine inside the observer itself.
 ///
 /// After the drop no call begins; one that another thread has begun may still be running.

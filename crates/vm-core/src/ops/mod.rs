@@ -7,13 +7,14 @@
 //! does its own part, and EMT 0, last, does the machine's part and commits. If anything fails on the
 //! way the transition is dropped, which undoes it along the table's edge.
 
+mod errors;
 mod save;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use vm_emt::{Flow, serve_until};
-use vm_pdm::{ResetKind, TimerError};
+use vm_pdm::{Action, ResetKind, TimerError};
 use vm_rendezvous::How;
 use vm_state::operations::Operation;
 use vm_state::{Cause, ResumeReason, State, SuspendReason, Transition};
@@ -26,14 +27,36 @@ use crate::shared::Shared;
 use crate::sync::{Mutex, lock};
 use crate::{Ending, VmError};
 
+pub(crate) use errors::{Depth, serve_errors};
 pub(crate) use save::save;
 
 /// Who asks.
 pub(crate) enum Caller<'a> {
     /// A thread that is no EMT of this VM.
     Off,
-    /// An EMT, which takes part itself, on behalf of the guest as it was after so many resets.
-    On(&'a mut Emt, u64),
+    /// An EMT, which takes part itself, as long as it is still wanted when all have met.
+    On(&'a mut Emt, Wanted),
+}
+
+/// What somebody on an EMT asked for, and others may have settled before all have met.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wanted {
+    /// By the guest as it was after so many resets.
+    Resets(u64),
+    /// By a runtime error.
+    Error,
+}
+
+impl Wanted {
+    fn holds(self, shared: &Shared) -> bool {
+        match self {
+            Self::Resets(resets) => shared.resets.total() == resets,
+            Self::Error => shared
+                .errors
+                .due()
+                .is_some_and(|due| due.action == Action::Suspend),
+        }
+    }
 }
 
 /// What one operation does, besides the transition.
@@ -56,7 +79,7 @@ pub(crate) fn power_on(shared: &Arc<Shared>, caller: Caller<'_>) -> Result<(), V
         &Act {
             op: &vm_state::operations::POWER_ON,
             cause: Cause::User,
-            begun: &|| {},
+            begun: &|| shared.errors.quit_suspend(),
             each: &|_| Ok(()),
             last: &|emt, _| {
                 if let Some(devices) = &mut emt.primary.devices {
@@ -104,6 +127,8 @@ fn quiesce(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
     match wait_devices(emt, op).and_then(|()| clock(emt, op)) {
         Ok(clock_ns) => {
             emt.primary.clock_ns = clock_ns;
+            // Whoever waited for a suspend has it.
+            emt.shared().errors.quit_suspend();
             Ok(())
         }
         Err(failure) => {
@@ -184,7 +209,8 @@ pub(crate) fn resume(
         &Act {
             op: &vm_state::operations::RESUME,
             cause: Cause::Resume(reason),
-            begun: &|| {},
+            // What was asked for before somebody wants it to run again is void.
+            begun: &|| shared.errors.quit_suspend(),
             each: &|_| Ok(()),
             last: &|emt, _| {
                 if let (Some(machine), Some(ns)) = (emt.machine(), emt.primary.clock_ns) {
@@ -305,17 +331,7 @@ pub(crate) fn fail(shared: &Arc<Shared>) -> Result<(), VmError> {
     refuse_blocking(shared, OP)?;
     let how = How::once().limit(shared.spec.gather_limit);
     let shift = |_: &mut Emt| {
-        match shared
-            .state
-            .shift(vm_state::operations::FATAL_ERROR.shifts, Cause::Host)
-        {
-            Ok(_) => {}
-            Err(refused) if refused.actual().is_powered_on() => {
-                shared.state.raise_fatal(Cause::Host);
-            }
-            Err(refused) => return Err(VmError::Refused { op: OP, refused }),
-        }
-        shared.cancel_save();
+        errors::enter_fatal(shared, Cause::Host)?;
         Ok(Flow::Look)
     };
     let met = shared.rendezvous.meet(how, shift);
@@ -341,7 +357,7 @@ fn gather(shared: &Arc<Shared>, caller: Caller<'_>, act: &Act<'_>) -> Result<(),
         .limit(shared.spec.gather_limit);
     let asked = match &caller {
         Caller::Off => None,
-        Caller::On(_, resets) => Some(*resets),
+        Caller::On(_, wanted) => Some(*wanted),
     };
     let callback = |emt: &mut Emt| step(act, &slot, asked, emt);
     let met = match caller {
@@ -366,7 +382,7 @@ fn gather(shared: &Arc<Shared>, caller: Caller<'_>, act: &Act<'_>) -> Result<(),
 fn step(
     act: &Act<'_>,
     slot: &Mutex<Option<Transition>>,
-    asked: Option<u64>,
+    asked: Option<Wanted>,
     emt: &mut Emt,
 ) -> Result<Flow, VmError> {
     let done = part(act, slot, asked, emt);
@@ -382,12 +398,12 @@ fn step(
 fn part(
     act: &Act<'_>,
     slot: &Mutex<Option<Transition>>,
-    asked: Option<u64>,
+    asked: Option<Wanted>,
     emt: &mut Emt,
 ) -> Result<Flow, VmError> {
     let begun = lock(slot).is_some();
     if !begun {
-        if asked.is_some_and(|resets| resets != emt.shared().resets.total()) {
+        if asked.is_some_and(|wanted| !wanted.holds(emt.shared())) {
             return Err(VmError::Overtaken { op: act.op.name });
         }
         let transition = emt

@@ -11,7 +11,10 @@ use std::time::Duration;
 use vm_core::{BoardCx, Built, Parts, Vm, VmSpec};
 use vm_cpu::IrqMode;
 use vm_cpu::script::{Script, ScriptEngine};
-use vm_pdm::{BusBuilder, Device, DeviceError, Devices, Effect, IoCtx, IoHandler, ResetKind};
+use vm_pdm::{
+    Action, BusBuilder, Device, DeviceError, Devices, Effect, IoCtx, IoHandler, ResetKind,
+    RuntimeError,
+};
 
 /// Bound of every wait in these tests; reached only by a defect.
 pub(crate) const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
@@ -20,6 +23,8 @@ pub(crate) const DESTROY: Duration = Duration::from_secs(60);
 /// Ports of the test board.
 pub(crate) const PORT_POWER_OFF: u16 = 0x600;
 pub(crate) const PORT_RESET: u16 = 0x602;
+/// Raises a runtime error: 0 informs, 1 suspends, anything else is fatal.
+pub(crate) const PORT_ERROR: u16 = 0x606;
 pub(crate) const PORT_DEBUG_EXIT: u16 = 0xf4;
 
 /// What happened, in order.
@@ -92,6 +97,16 @@ impl IoHandler for Raise {
     }
 }
 
+/// A disk that is full.
+pub(crate) fn error(action: Action) -> RuntimeError {
+    RuntimeError {
+        id: "DiskFull",
+        source: "first".into(),
+        message: "no space left: make some and resume".into(),
+        action,
+    }
+}
+
 /// A test machine.
 pub(crate) struct Machine {
     pub(crate) engine: Arc<ScriptEngine>,
@@ -136,6 +151,17 @@ impl Machine {
                 "reset",
                 PORT_RESET..=PORT_RESET,
                 Arc::new(Raise(|_| Effect::Reset(ResetKind::Hard))),
+            )?;
+            buses.pio(
+                "error",
+                PORT_ERROR..=PORT_ERROR,
+                Arc::new(Raise(|v| {
+                    Effect::Error(match v {
+                        0 => error(Action::Inform),
+                        1 => error(Action::Suspend),
+                        _ => error(Action::Fatal),
+                    })
+                })),
             )?;
             buses.pio(
                 "debug-exit",
