@@ -192,7 +192,11 @@ impl Bell {
     pub fn clear(&self) -> bool {
         // The look before spares a locked instruction where there is nothing to clear; a ring that
         // comes after it is found by enter or park.
-        self.pending() && self.slot().word.fetch_and(!PENDING) & PENDING != 0
+        let rung = self.pending() && self.slot().word.fetch_and(!PENDING) & PENDING != 0;
+        // The other half of `Bells::ring_published`.
+        #[cfg(loom)]
+        loom::sync::atomic::fence(Ordering::SeqCst);
+        rung
     }
 
     /// Whether the bell is rung.
