@@ -386,7 +386,7 @@ fn posting(rounds: Rounds, producers: u32) {
         let (queues, _server) = emt(Idle::Poll);
         let post = || {
             let add = black_box(1_u64);
-            drop(queues.post(Dest::Vcpu(0), move |me| me.work += add));
+            queues.send(Dest::Vcpu(0), move |me| me.work += add);
         };
         spread(&post, &|| call(&queues))
     };

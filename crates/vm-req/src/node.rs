@@ -54,9 +54,12 @@ pub(crate) enum Waiter {
     Emt(u32),
     /// The holder of a ticket, if there still is one.
     Ticket,
+    /// Nobody, from the start.
+    Nobody,
 }
 
 /// What to do with a taken request.
+#[derive(Clone, Copy)]
 pub(crate) enum Verdict {
     /// Run it on this EMT context.
     Run(NonNull<()>),
@@ -94,6 +97,52 @@ struct Front<F> {
 pub(crate) struct Answer<T> {
     word: Futex,
     reply: UnsafeCell<Option<Result<T, CallError>>>,
+}
+
+/// A request that nobody waits for: no reply, and as small as can be, since producers that are
+/// ahead of their EMT fill memory with them. Owned by the list, then by the consumer.
+#[repr(C)]
+struct Sent<F> {
+    node: Node,
+    op: F,
+}
+
+/// Makes a request that nobody waits for; the node is the consumer's.
+pub(crate) fn sent<C, F>(op: F) -> NonNull<Node>
+where
+    F: FnOnce(&mut C) + Send + 'static,
+{
+    let node = Node {
+        next: AtomicPtr::new(std::ptr::null_mut()),
+        claim: Futex::new(0),
+        waiter: Waiter::Nobody,
+        settle: settle_sent::<C, F>,
+    };
+    let sent = Box::into_raw(Box::new(Sent { node, op }));
+    NonNull::new(sent).expect("a box is not null").cast()
+}
+
+/// Runs or drops the op and frees the request.
+///
+/// # Safety
+/// As [`settle`], of a node made by [`sent`].
+unsafe fn settle_sent<C, F>(node: NonNull<Node>, verdict: Verdict, _bells: &Bells)
+where
+    F: FnOnce(&mut C),
+{
+    // SAFETY: the node begins a Sent (repr(C)) that was a box, and is the caller's alone.
+    let sent = *unsafe { Box::from_raw(node.cast::<Sent<F>>().as_ptr()) };
+    let Sent { node: _, op } = sent;
+    // A panic is nobody's business but the hook's.
+    let _ended = match verdict {
+        Verdict::Run(me) => {
+            let mut me = me.cast::<C>();
+            // SAFETY: the caller lends its context for this call.
+            let me = unsafe { me.as_mut() };
+            guarded(|| op(me))
+        }
+        Verdict::Refuse(_) => guarded(|| drop(op)),
+    };
 }
 
 // SAFETY: `op` and `reply` are each touched by one side at a time, as the words say; what crosses
@@ -248,7 +297,7 @@ where
         key.wake_all(ANYONE);
     }
     match waiter {
-        Waiter::Thread => {}
+        Waiter::Thread | Waiter::Nobody => {}
         Waiter::Emt(v) => bells.ring(v),
         Waiter::Ticket if old & DETACHED == 0 => {}
         Waiter::Ticket => {
@@ -274,8 +323,10 @@ pub(crate) fn guarded<T>(op: impl FnOnce() -> T) -> Result<T, CallError> {
 impl Node {
     /// Takes a queued request for running or refusing. `false`: its caller cancelled it.
     pub(crate) fn take(&self) -> bool {
-        // Nobody cancels a post.
-        self.waiter == Waiter::Ticket || self.claim.fetch_or(CLAIMED) & CANCELLED == 0
+        match self.waiter {
+            Waiter::Ticket | Waiter::Nobody => true, // nobody cancels a post
+            Waiter::Thread | Waiter::Emt(_) => self.claim.fetch_or(CLAIMED) & CANCELLED == 0,
+        }
     }
 
     /// Gives a call up unless somebody took it.

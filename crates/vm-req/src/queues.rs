@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use vm_emt::{Bells, Emt, Flow, serve_until};
 
 use crate::error::CallError;
-use crate::node::{Job, Waiter, guarded};
+use crate::node::{Job, Waiter, guarded, sent};
 use crate::shared::{Shared, Stats, Urgency};
 use crate::ticket::Ticket;
 
@@ -39,6 +39,15 @@ pub enum Dest {
     Vcpu(u32),
     /// To whichever EMT has time, the lowest parked one first.
     Any,
+}
+
+impl Dest {
+    fn vcpu(self) -> Option<u32> {
+        match self {
+            Self::Vcpu(v) => Some(v),
+            Self::Any => None,
+        }
+    }
 }
 
 /// The order of [`Queues::each`].
@@ -112,6 +121,7 @@ impl<C: Emt> Queues<C> {
     ///
     /// # Thread
     /// The EMT's own.
+    #[inline]
     pub fn call_from<T: Send>(
         &self,
         me: &mut C,
@@ -123,6 +133,20 @@ impl<C: Emt> Queues<C> {
         if to == id {
             return guarded(|| op(me));
         }
+        self.call_other(me, id, to, limit, op)
+    }
+
+    /// The part of [`call_from`](Self::call_from) that leaves this thread: apart, so that the other
+    /// part is inlined.
+    #[inline(never)]
+    fn call_other<T: Send>(
+        &self,
+        me: &mut C,
+        id: u32,
+        to: u32,
+        limit: Option<Duration>,
+        op: impl FnOnce(&mut C) -> T + Send,
+    ) -> Result<T, CallError> {
         let list = self.shared.list(to, Urgency::Priority)?;
         if me.bell().in_meeting() {
             return Err(CallError::Deadlock);
@@ -155,6 +179,15 @@ impl<C: Emt> Queues<C> {
         op: impl FnOnce(&mut C) -> T + Send + 'static,
     ) -> Ticket<T> {
         self.post_as(Dest::Vcpu(to), Urgency::Priority, op)
+    }
+
+    /// Queues `op` for an EMT and forgets it: a [`post`](Self::post) whose ticket nobody wants, for
+    /// less. What becomes of it nobody hears: if its EMT leaves, or the queues are closed, or there is
+    /// no such vCPU, it is dropped without running, on whichever thread finds that out.
+    pub fn send(&self, to: Dest, op: impl FnOnce(&mut C) + Send + 'static) {
+        let node = sent::<C, _>(op);
+        // SAFETY: made for C, which is what process runs on; the node is the consumer's.
+        unsafe { self.shared.post(to.vcpu(), Urgency::Ordinary, node) };
     }
 
     /// Runs `op` on every EMT, one after the other, all within one `limit`. One result per vCPU, by
@@ -250,13 +283,9 @@ impl<C: Emt> Queues<C> {
         urgency: Urgency,
         op: impl FnOnce(&mut C) -> T + Send + 'static,
     ) -> Ticket<T> {
-        let to = match to {
-            Dest::Vcpu(v) => Some(v),
-            Dest::Any => None,
-        };
         let (node, job) = Job::post::<C>(op);
         // SAFETY: made for C, which is what process runs on; the node is the consumer's share.
-        let rung = unsafe { self.shared.post(to, urgency, node) };
+        let rung = unsafe { self.shared.post(to.vcpu(), urgency, node) };
         Ticket::new(Arc::clone(&self.shared), rung, job)
     }
 
@@ -297,6 +326,7 @@ impl<C: Emt> Queues<C> {
 
     /// The number of `me`, which is proof that this thread is that EMT: a `Bell` cannot leave its
     /// thread, and a thread has at most one.
+    #[inline]
     fn own_id(&self, me: &C) -> u32 {
         let bell = me.bell();
         assert!(

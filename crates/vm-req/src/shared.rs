@@ -142,7 +142,7 @@ impl Shared {
                 self.bells.ring(to);
             }
             // SAFETY: the job lives until the guard has it done, released or unlinked.
-            unsafe { list.push(node) };
+            let _empty = unsafe { list.push(node) };
             wait(self.announce(to));
         }
         let reply = job.answer().take();
@@ -171,10 +171,12 @@ impl Shared {
         match list {
             Ok(list) => {
                 // SAFETY: the consumer's share keeps the job alive.
-                unsafe { list.push(node) };
+                let empty = unsafe { list.push(node) };
                 match to {
                     Some(v) => {
-                        self.announce(v);
+                        if empty {
+                            self.announce_post(v);
+                        }
                         v
                     }
                     None => self.announce_any(),
@@ -205,6 +207,19 @@ impl Shared {
             self.refuse_lane(to);
         }
         seen
+    }
+
+    /// [`announce`](Self::announce) for producers that do not wait and so come thick and fast. The
+    /// push was a SeqCst read-modify-write, which is what the sparing ring asks for.
+    ///
+    /// And only the one that pushed onto an empty stack comes here. Requests on the stack are always
+    /// somebody's to look at: their first pusher's, until it has rung; then the bell's, until it is
+    /// cleared; then the EMT's, which empties the stack or rings itself. The same for whoever left
+    /// or closed: it empties the stack, and a push after that finds it empty.
+    fn announce_post(&self, to: u32) {
+        if !self.bells.ring_published(to).live() || self.closed.load(SeqCst) {
+            self.refuse_lane(to);
+        }
     }
 
     /// Rings one EMT for a request that any may run: a parked one, the lowest first; else the

@@ -1,7 +1,7 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! A call allocates nothing on either side, a post once.
+//! A call allocates nothing on either side, a post or a send once.
 
 // UNSAFETY: an allocator that counts is the only witness; it hands everything on to the system's.
 #![expect(unsafe_code, reason = "counts allocations")]
@@ -94,6 +94,12 @@ fn a_call_allocates_nothing_and_a_post_once() {
         }
         assert_eq!(queues.call(0, None, |me| me.ran), Ok(2001));
         assert_eq!(ALLOCATIONS.load(SeqCst) - before, 1000);
+
+        for _ in 0..1000 {
+            queues.send(Dest::Vcpu(0), |me| me.ran += 1);
+        }
+        assert_eq!(queues.call(0, None, |me| me.ran), Ok(3001));
+        assert_eq!(ALLOCATIONS.load(SeqCst) - before, 2000);
         assert_eq!(queues.call(0, None, |me| me.next = Flow::Stop), Ok(()));
     });
 }

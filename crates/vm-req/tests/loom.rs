@@ -245,3 +245,70 @@ fn a_post_to_any_while_an_emt_leaves_runs_or_is_refused() {
         assert_eq!(poster.join().unwrap().is_ok(), ran == 1);
     });
 }
+
+/// Two producers that do not wait, the second of which may find the first one's request and leave
+/// the ring to it.
+fn two_senders(fault: Fault) {
+    let bells = Bells::broken(1, fault);
+    let queues = Queues::<Ctx>::new(bells.clone());
+    let bell = bells.enroll(0).unwrap();
+    let senders: Vec<_> = (0..2)
+        .map(|_| {
+            let queues = queues.clone();
+            thread::spawn(move || {
+                queues.send(Dest::Vcpu(0), |me| {
+                    me.ran += 1;
+                    if me.ran == 2 {
+                        me.next = Flow::Stop;
+                    }
+                });
+            })
+        })
+        .collect();
+    assert_eq!(run(bell, &queues), 2);
+    for sender in senders {
+        sender.join().unwrap();
+    }
+}
+
+#[test]
+fn what_two_producers_send_runs_once_each() {
+    check(3, || two_senders(Fault::None));
+}
+
+#[test]
+fn a_spared_ring_that_is_not_ordered_is_caught() {
+    caught("a_spared_ring_that_is_not_ordered_is_caught", || {
+        two_senders(Fault::SkipWithoutOrder)
+    });
+}
+
+#[test]
+fn what_is_sent_while_an_emt_leaves_runs_or_is_dropped() {
+    check(2, || {
+        let bells = Bells::new(1);
+        let queues = Queues::<Ctx>::new(bells.clone());
+        let bell = bells.enroll(0).unwrap();
+        let senders: Vec<_> = (0..2)
+            .map(|_| {
+                let queues = queues.clone();
+                thread::spawn(move || queues.send(Dest::Vcpu(0), |me| me.ran += 1))
+            })
+            .collect();
+        let mut me = Ctx {
+            bell,
+            next: Flow::Continue,
+            ran: 0,
+        };
+        queues.process(&mut me, Which::All);
+        let ran = me.ran;
+        drop(me);
+        for sender in senders {
+            sender.join().unwrap();
+        }
+        assert!(!queues.pending(0));
+        let stats = queues.stats();
+        assert_eq!(stats.processed, u64::from(ran));
+        assert_eq!(stats.processed + stats.refused, 2);
+    });
+}

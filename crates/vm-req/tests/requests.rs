@@ -665,3 +665,56 @@ fn calls_that_time_out_race_the_emt_and_each_runs_once_or_never() {
     assert_eq!(ran.load(SeqCst), answered);
     assert_eq!(rig.stats().cancelled, u64::from(3 * CALLS - answered));
 }
+
+#[test]
+fn what_is_sent_runs_in_order_with_what_is_posted_and_nobody_waits() {
+    let rig = Rig::new(1);
+    let hold = rig.hold(0);
+    rig.send(Dest::Vcpu(0), |me| me.log.push("sent"));
+    drop(rig.post(Dest::Vcpu(0), |me| me.log.push("posted")));
+    rig.send(Dest::Vcpu(0), |_| panic!("nobody hears of it"));
+    rig.send(Dest::Any, |me| me.log.push("to any"));
+    hold.release();
+    let log = rig.call(0, None, |me| me.log.clone()).unwrap();
+    assert_eq!(log[..2], ["sent", "posted"]);
+    while rig.stats().processed < 6 {
+        thread::yield_now();
+    }
+    assert_eq!(
+        rig.call(0, None, |me| me.log.clone()).unwrap(),
+        ["sent", "posted", "to any"]
+    );
+}
+
+#[test]
+fn what_is_sent_to_nobody_is_dropped_where_that_is_found_out() {
+    let rig = Rig::new(1);
+    let (kept, told) = (Arc::new(()), Arc::new(()));
+    let (a, b) = (kept.clone(), told.clone());
+    rig.send(Dest::Vcpu(7), move |_| drop(a));
+    rig.close();
+    rig.send(Dest::Vcpu(0), move |_| drop(b));
+    assert_eq!((Arc::strong_count(&kept), Arc::strong_count(&told)), (1, 1));
+    assert_eq!(rig.stats().refused, 2);
+}
+
+#[test]
+fn producers_that_do_not_wait_lose_nothing_beside_an_emt_that_parks() {
+    let rig = Rig::new(1);
+    let ran = Arc::new(AtomicU32::new(0));
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..500 {
+                    let ran = ran.clone();
+                    rig.send(Dest::Vcpu(0), move |_| {
+                        ran.fetch_add(1, SeqCst);
+                    });
+                }
+            });
+        }
+    });
+    while ran.load(SeqCst) != 2000 {
+        thread::yield_now(); // nothing else rings: a lost ring hangs here
+    }
+}

@@ -46,6 +46,12 @@ pub(crate) fn row(
     (against, target, why): (&str, f64, &str),
     theirs: &mut dyn FnMut() -> f64,
 ) {
+    if std::env::args()
+        .skip(1)
+        .any(|arg| !arg.starts_with('-') && !bench.contains(&arg))
+    {
+        return; // another one was asked for
+    }
     let (_warm, _up) = (ours(), theirs());
     let pairs: Vec<(f64, f64)> = (0..rounds.rounds).map(|_| (ours(), theirs())).collect();
     let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
