@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 use vm_cfg::{Bounded, ByteSize, CfgError, Section};
-use vm_cpu::CpuModel;
+use vm_cpu::{CpuError, CpuModel};
 
 use crate::{OnReset, TripleFault, VmSpec};
 
@@ -30,11 +30,17 @@ struct Written {
     on_triple_fault: WrittenTripleFault,
 }
 
+/// A model by its name.
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case")]
-enum WrittenCpu {
-    #[default]
-    Host,
+#[serde(try_from = "String")]
+struct WrittenCpu(CpuModel);
+
+impl TryFrom<String> for WrittenCpu {
+    type Error = CpuError;
+
+    fn try_from(name: String) -> Result<Self, CpuError> {
+        name.parse().map(Self)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -56,7 +62,8 @@ enum WrittenTripleFault {
 
 impl VmSpec {
     /// Reads a section with the keys `name`, `cpus`, `max_cpus` (how many can be
-    /// there later; absent: `cpus`), `cap` (percent of a host CPU for each), `memory`, `cpu` (`host`), `on_reset`
+    /// there later; absent: `cpus`), `cap` (percent of a host CPU for each), `memory`, `cpu` (`host`,
+    /// or the name of a [`vm_cpu::Baseline`] such as `x86-64-v2`), `on_reset`
     /// (`reset` or `power-off`) and `on_triple_fault` (`guru`, `reset` or `power-off`); what is not
     /// set is as in [`VmSpec::default`].
     ///
@@ -78,9 +85,7 @@ impl VmSpec {
                 u32::try_from(percent.get()).expect("bounded by 100")
             }),
             memory_bytes: written.memory.map_or(default.memory_bytes, ByteSize::bytes),
-            cpu: match written.cpu {
-                WrittenCpu::Host => CpuModel::Host,
-            },
+            cpu: written.cpu.0,
             on_reset: match written.on_reset {
                 WrittenReset::Reset => OnReset::Reset,
                 WrittenReset::PowerOff => OnReset::PowerOff,
@@ -99,6 +104,7 @@ impl VmSpec {
 mod tests {
     use super::*;
     use vm_cfg::Tree;
+    use vm_cpu::Baseline;
 
     fn read(text: &str) -> Result<VmSpec, CfgError> {
         let tree = Tree::builder().text("vm.toml".as_ref(), text)?.build();
@@ -127,12 +133,22 @@ mod tests {
     }
 
     #[test]
+    fn every_cpu_model_is_read_by_its_name() {
+        let baselines = Baseline::ALL.map(CpuModel::Baseline);
+        for model in [CpuModel::Host].into_iter().chain(baselines) {
+            let spec = read(&format!("[vm]\ncpu='{model}'")).unwrap();
+            assert_eq!(spec.cpu, model);
+        }
+    }
+
+    #[test]
     fn a_wrong_value_is_named_with_what_would_be_right() {
         for (text, words) in [
             ("[vm]\ncpus=65", ["vm.cpus", "64"]),
             ("[vm]\ncpus=0", ["vm.cpus", "64"]),
             ("[vm]\ncap=0", ["vm.cap", "100"]),
             ("[vm]\ncap=101", ["vm.cap", "100"]),
+            ("[vm]\ncpu='x86-64-v9'", ["vm.cpu", "host, x86-64-v1"]),
             ("[vm]\ncpu='486'", ["486", "host"]),
             ("[vm]\non_reset='explode'", ["explode", "power-off"]),
             ("[vm]\nmemroy='1G'", ["vm.memroy", "vm.memory"]),

@@ -153,7 +153,7 @@ impl Component for Processor {
         let machine_spec = MachineSpec {
             vcpus: spec.vcpus,
             irq: spec.irq,
-            cpu: spec.cpu.clone(),
+            cpu: spec.cpu,
         };
         let ram = emt.ram().ok_or("guest memory comes first")?;
         let machine = self.engine.create(&machine_spec, ram)?;

@@ -6,7 +6,7 @@
 //! The topology is one package of single-threaded cores, said in every leaf that a guest may read it
 //! from, because guests disagree which one they believe.
 
-use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use vm_cpu::IrqMode;
 
 /// What CPUID depends on beside the host.
@@ -30,19 +30,40 @@ const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 const EDX_APIC: u32 = 1 << 9;
 const EDX_HTT: u32 = 1 << 28;
+const ECX_CMP_LEGACY: u32 = 1 << 1;
 
-/// The entries for one vCPU.
-pub(crate) fn fit(supported: &CpuId, how: Fit) -> Vec<kvm_cpuid_entry2> {
-    let mut entries = supported.as_slice().to_vec();
-    // Rebuilt below.
-    entries.retain(|entry| !matches!(entry.function, 0xb | 0x1f));
-    let highest = supported
-        .as_slice()
-        .iter()
-        .find(|e| e.function == 0)
-        .map_or(0, |e| e.eax);
+/// Whose leaves a guest believes about its topology.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Maker {
+    /// AMD, and Hygon, which follows it.
+    Amd,
+    Other,
+}
+
+impl Maker {
+    fn of(vendor: Option<&kvm_cpuid_entry2>) -> Self {
+        // The first four letters of the name.
+        match vendor.map(|entry| entry.ebx.to_le_bytes()) {
+            Some([b'A', b'u', b't', b'h'] | [b'H', b'y', b'g', b'o']) => Self::Amd,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The entries for one vCPU, from what the machine's CPU model has.
+pub(crate) fn fit(model: &[kvm_cpuid_entry2], how: Fit) -> Vec<kvm_cpuid_entry2> {
+    let mut entries = model.to_vec();
+    // The first two are rebuilt below. AMD's extended topology would be believed before all others
+    // (APM vol. 3, appendix E), and says nothing that they do not.
+    entries.retain(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0026));
+    let vendor = model.iter().find(|e| e.function == 0);
+    let highest = vendor.map_or(0, |e| e.eax);
+    let maker = Maker::of(vendor);
     for entry in &mut entries {
         fit_entry(entry, how);
+        if maker == Maker::Amd {
+            fit_amd(entry, how);
+        }
     }
     for function in [0xb, 0x1f]
         .into_iter()
@@ -90,12 +111,27 @@ fn fit_entry(entry: &mut kvm_cpuid_entry2, how: Fit) {
         }
         // Performance counters are not part of the saved state.
         0xa => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
-        // AMD: legacy flag "more than one core", then the count of cores and the width of core IDs.
-        0x8000_0001 if vcpus == 1 => entry.ecx &= !(1 << 1),
+        _ => {}
+    }
+}
+
+/// AMD's own leaves (APM vol. 3, appendix E); elsewhere these bits are reserved.
+fn fit_amd(entry: &mut kvm_cpuid_entry2, how: Fit) {
+    let Fit { id, vcpus, .. } = how;
+    match entry.function {
+        // That what leaf 1 counts are cores, not threads.
+        0x8000_0001 => {
+            entry.ecx &= !ECX_CMP_LEGACY;
+            if vcpus > 1 {
+                entry.ecx |= ECX_CMP_LEGACY;
+            }
+        }
+        // The count of cores and the width of core IDs.
         0x8000_0008 => {
+            let cores = vcpus.min(0xff);
             entry.ecx = (entry.ecx & !0xf0ff) | (cores - 1) | core_bits(vcpus) << 12;
         }
-        // AMD's caches.
+        // Caches.
         0x8000_001d if entry.eax & 0x1f != 0 => {
             let sharing = if (entry.eax >> 5) & 7 >= 3 {
                 vcpus - 1
@@ -104,7 +140,7 @@ fn fit_entry(entry: &mut kvm_cpuid_entry2, how: Fit) {
             };
             entry.eax = (entry.eax & 0x3fff) | sharing.min(0xfff) << 14;
         }
-        // AMD: extended APIC ID; core ID, one thread each; one node.
+        // Extended APIC ID; core ID, one thread each; one node.
         0x8000_001e => (entry.eax, entry.ebx, entry.ecx) = (id, id & 0xff, 0),
         _ => {}
     }
@@ -135,72 +171,4 @@ fn topology(function: u32, how: Fit) -> [kvm_cpuid_entry2; 3] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn host(entries: &[kvm_cpuid_entry2]) -> CpuId {
-        CpuId::from_entries(entries).expect("a few entries fit")
-    }
-
-    fn leaf(function: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 {
-            function,
-            ..kvm_cpuid_entry2::default()
-        }
-    }
-
-    fn how(id: u32, vcpus: u32, irq: IrqMode) -> Fit {
-        Fit {
-            id,
-            vcpus,
-            irq,
-            tsc_deadline: Offer::Yes,
-        }
-    }
-
-    fn find(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
-        let found = entries
-            .iter()
-            .find(|e| e.function == function && e.index == index);
-        *found.expect("the leaf is there")
-    }
-
-    #[test]
-    fn each_vcpu_has_its_own_apic_id_in_every_leaf() {
-        let mut first = leaf(0);
-        first.eax = 0x1f;
-        let entries = fit(
-            &host(&[first, leaf(1), leaf(0x8000_001e)]),
-            how(5, 8, IrqMode::Split),
-        );
-        assert_eq!(find(&entries, 1, 0).ebx >> 24, 5);
-        assert_eq!(find(&entries, 0xb, 0).edx, 5);
-        assert_eq!(find(&entries, 0x1f, 1).edx, 5);
-        assert_eq!(find(&entries, 0x8000_001e, 0).eax, 5);
-    }
-
-    #[test]
-    fn the_package_has_as_many_cores_as_the_machine_vcpus() {
-        let mut first = leaf(0);
-        first.eax = 0xb;
-        let entries = fit(
-            &host(&[first, leaf(1), leaf(0x8000_0008)]),
-            how(0, 6, IrqMode::Split),
-        );
-        let cores = find(&entries, 0xb, 1);
-        assert_eq!((cores.eax, cores.ebx, cores.ecx), (3, 6, 0x201));
-        assert_eq!(find(&entries, 0x8000_0008, 0).ecx & 0xf0ff, 0x3005);
-        assert!(entries.iter().all(|e| e.function != 0x1f));
-    }
-
-    #[test]
-    fn a_machine_without_interrupt_controller_has_no_apic() {
-        let mut one = leaf(1);
-        one.ecx = ECX_X2APIC;
-        one.edx = EDX_APIC;
-        let fitted = find(&fit(&host(&[one]), how(0, 1, IrqMode::None)), 1, 0);
-        assert_eq!(fitted.ecx & (ECX_X2APIC | ECX_TSC_DEADLINE), 0);
-        assert_eq!(fitted.edx & EDX_APIC, 0);
-        assert_ne!(fitted.ecx & ECX_HYPERVISOR, 0);
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
-use vm_cpu::{CpuError, Engine, GuestRam, Machine, MachineSpec};
+use vm_cpu::{CpuError, CpuModel, Engine, GuestRam, IrqMode, Machine, MachineSpec, RamLayout};
 
 use crate::errno::host_error;
 use crate::host::{self, Host};
@@ -17,6 +17,8 @@ use crate::signal::Signal;
 use crate::{GuestSpeed, msrs, speed};
 
 const DEVICE: &str = "/dev/kvm";
+/// Memory of a machine that is never entered.
+const TRIAL_BYTES: u64 = 4096;
 
 /// KVM as a CPU backend.
 #[derive(Debug)]
@@ -89,6 +91,20 @@ impl KvmEngine {
     /// As [`Engine::create`], for the small machine that it tries with.
     pub fn speed_probe(&self) -> Result<GuestSpeed, CpuError> {
         speed::probe(self)
+    }
+
+    /// Tries whether guests can have this CPU model, by making one vCPU of it.
+    ///
+    /// # Errors
+    /// [`CpuError::Unavailable`] with what the host lacks, or that its KVM does not keep to the model.
+    pub fn try_model(&self, cpu: CpuModel) -> Result<(), CpuError> {
+        let ram = RamLayout { bytes: TRIAL_BYTES }.allocate()?;
+        let spec = MachineSpec {
+            vcpus: 1,
+            irq: IrqMode::None,
+            cpu,
+        };
+        self.machine(&spec, &ram)?.vcpu(0).map(drop)
     }
 
     /// As [`Engine::create`], with the engine's own type.

@@ -32,6 +32,7 @@ mod ioctl;
 mod kick;
 mod machine;
 mod memory;
+mod model;
 mod msrs;
 mod protocol;
 mod run_page;

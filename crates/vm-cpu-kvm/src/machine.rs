@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
-    KVM_CAP_XSAVE2, KvmIrqRouting, kvm_clock_data, kvm_enable_cap, kvm_irq_routing_entry,
-    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_msi,
+    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+    KVM_CAP_XSAVE2, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting, kvm_clock_data, kvm_cpuid_entry2,
+    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
+    kvm_irq_routing_msi, kvm_msi,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vm_cpu::{CpuError, CpuModel, GuestRam, IrqMode, Machine, MachineSpec, Msi, Vcpu};
@@ -18,7 +19,7 @@ use crate::cpuid::{self, Fit, Offer};
 use crate::engine::Facts;
 use crate::errno::{host_error, invalid};
 use crate::vcpu::KvmVcpu;
-use crate::{ioctl, memory};
+use crate::{ioctl, memory, model};
 
 /// Pins of the IOAPIC that `KVM_CAP_SPLIT_IRQCHIP` reserves routes for.
 const IOAPIC_PINS: usize = 24;
@@ -41,6 +42,8 @@ pub struct KvmMachine {
 pub(crate) struct Inner {
     pub(crate) vm: VmFd,
     pub(crate) facts: Arc<Facts>,
+    /// What the machine's CPU model has, before it is fitted to a vCPU.
+    cpuid: Vec<kvm_cpuid_entry2>,
     pub(crate) spec: MachineSpec,
     _ram: GuestRam,
 }
@@ -60,8 +63,8 @@ impl KvmMachine {
         spec: &MachineSpec,
         ram: &GuestRam,
     ) -> Result<Self, CpuError> {
-        let CpuModel::Host = spec.cpu;
         facts.host.check(spec.irq)?;
+        let cpuid = model::mask(facts.cpuid.as_slice(), spec.cpu)?;
         let host_limit = u32::try_from(facts.host.max_vcpus).unwrap_or(u32::MAX);
         let limit = host_limit.min(APIC_ID_LIMIT);
         if spec.vcpus == 0 || spec.vcpus > limit {
@@ -84,6 +87,7 @@ impl KvmMachine {
         let inner = Inner {
             vm,
             facts,
+            cpuid,
             spec: spec.clone(),
             _ram: ram.clone(),
         };
@@ -134,10 +138,17 @@ impl KvmMachine {
             tsc_deadline,
         };
         let op = "KVM_SET_CPUID2";
-        let cpuid = kvm_bindings::CpuId::from_entries(&cpuid::fit(&facts.cpuid, how))
+        let cpuid = CpuId::from_entries(&cpuid::fit(&self.inner.cpuid, how))
             .map_err(|_| host_error(op, Some(id), std::io::Error::other("too many leaves")))?;
         fd.set_cpuid2(&cpuid)
-            .map_err(|e| host_error(op, Some(id), e))
+            .map_err(|e| host_error(op, Some(id), e))?;
+        if spec.cpu == CpuModel::Host {
+            return Ok(());
+        }
+        let kept = fd
+            .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+            .map_err(|e| host_error("KVM_GET_CPUID2", Some(id), e))?;
+        model::kept(cpuid.as_slice(), kept.as_slice(), spec.cpu)
     }
 
     fn refuse_without_controller(&self) -> Result<(), CpuError> {

@@ -7,8 +7,13 @@
     reason = "a test that needs KVM says when it is skipped"
 )]
 
-use vm_cpu::{CpuError, Engine, MachineSpec, Msi, RamLayout};
+use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs};
+use vm_cpu::{
+    Baseline, CpuError, CpuModel, CpuidRegister, Engine, Entry, Exit, Feature, IrqMode,
+    MachineSpec, Msi, RamLayout,
+};
 use vm_cpu_kvm::{KvmEngine, Need};
+use vm_memory::{Bytes, GuestAddress};
 
 fn engine() -> Option<KvmEngine> {
     KvmEngine::open()
@@ -63,7 +68,7 @@ fn a_host_that_opens_has_all_that_every_machine_needs() {
     let Some(engine) = engine() else { return };
     let missing = |cap: &&vm_cpu_kvm::Capability| cap.need != Need::Optional && !cap.present();
     let missing: Vec<_> = engine.host().capabilities.iter().filter(missing).collect();
-    let made = engine.host().check(vm_cpu::IrqMode::Split).is_ok();
+    let made = engine.host().check(IrqMode::Split).is_ok();
     assert_eq!(made, missing.is_empty(), "{missing:?}");
 }
 
@@ -81,5 +86,110 @@ fn a_signal_that_the_process_handles_is_not_taken() {
     if KvmEngine::probe().is_ok() {
         let text = refusal.map_or_else(|e| e.to_string(), |()| "accepted".into());
         assert!(text.starts_with("signal 11: "), "{text}");
+    }
+}
+
+/// Real mode, flat, at this address.
+fn real_mode(rip: u64) -> Start {
+    let segment = |attributes| Segment {
+        selector: 0,
+        base: 0,
+        limit: 0xffff,
+        attributes,
+    };
+    let (code, data) = (segment(0x9b), segment(0x93));
+    Start {
+        gprs: Gprs {
+            rip,
+            rflags: 2,
+            ..Gprs::default()
+        },
+        system: SystemRegs {
+            cs: code,
+            ds: data,
+            es: data,
+            fs: data,
+            gs: data,
+            ss: data,
+            tr: segment(0x8b),
+            ldt: segment(0x82),
+            cr0: 0x6000_0010,
+            ..SystemRegs::default()
+        },
+    }
+}
+
+/// What a guest reads with CPUID: EBX, ECX and EDX of subleaf 0.
+fn cpuid_in_a_guest(engine: &KvmEngine, cpu: CpuModel, leaf: u32) -> [u32; 3] {
+    const AT: u64 = 0x1000;
+    let ram = RamLayout { bytes: 1 << 16 }
+        .allocate()
+        .expect("the host has 64 KiB");
+    let [a, b, c, d] = leaf.to_le_bytes();
+    // mov eax, leaf; xor ecx, ecx; cpuid; then each register: mov eax, reg; out 0x10, eax.
+    let mut code = vec![
+        0x66, 0xb8, a, b, c, d, 0x66, 0x31, 0xc9, 0x0f, 0xa2, 0x66, 0x89, 0xd8,
+    ];
+    code.extend([0x66, 0xe7, 0x10, 0x66, 0x89, 0xc8, 0x66, 0xe7, 0x10]);
+    code.extend([0x66, 0x89, 0xd0, 0x66, 0xe7, 0x10, 0xf4]);
+    ram.write_slice(&code, GuestAddress(AT)).expect("it fits");
+    let spec = MachineSpec {
+        vcpus: 1,
+        irq: IrqMode::None,
+        cpu,
+    };
+    let machine = engine.create(&spec, &ram).expect("a machine");
+    let mut vcpu = machine.create_vcpu(0).expect("a vCPU");
+    let mut settled = vcpu.settled().expect("nothing is pending");
+    settled.set_start(&real_mode(AT)).expect("real mode");
+    let mut next = || match vcpu.run(Entry::Go) {
+        Ok(Exit::PioWrite { value, .. }) => value,
+        other => panic!("expected a write, found {other:?}"),
+    };
+    [next(), next(), next()]
+}
+
+#[test]
+fn a_guest_of_a_baseline_sees_its_features_and_no_more() {
+    let Some(engine) = engine() else { return };
+    let fits = |b: &Baseline| engine.try_model(CpuModel::Baseline(*b)).is_ok();
+    for baseline in Baseline::ALL.into_iter().filter(fits) {
+        for leaf in [1, 7, 0x8000_0001] {
+            let seen = cpuid_in_a_guest(&engine, CpuModel::Baseline(baseline), leaf);
+            let mask = |register, of: &mut dyn Iterator<Item = Feature>| {
+                of.filter(|f| f.leaf == leaf && f.register == register)
+                    .fold(0, |mask, f| mask | f.mask())
+            };
+            // The processor repeats CR4.OSXSAVE in leaf 1, and AMD leaf 1 in 0x80000001.
+            let repeated = match leaf {
+                1 => [0, 1 << 27, 0],
+                7 => [0, 0, 0],
+                _ => [0, 0, 0x0183_f3ff],
+            };
+            let registers = [CpuidRegister::Ebx, CpuidRegister::Ecx, CpuidRegister::Edx];
+            for ((seen, register), repeated) in seen.into_iter().zip(registers).zip(repeated) {
+                // Leaf 1's EBX and 0x80000001's hold no features.
+                if register == CpuidRegister::Ebx && leaf != 7 {
+                    continue;
+                }
+                let must = mask(register, &mut baseline.features());
+                let may = must | repeated | mask(register, &mut Baseline::system());
+                let name = baseline.name();
+                assert_eq!(seen & must, must, "{name} lacks in {leaf:#x} {register:?}");
+                assert_eq!(seen & !may, 0, "{name} has more in {leaf:#x} {register:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_hosts_own_model_is_always_there_and_a_baseline_or_why_not() {
+    let Some(engine) = engine() else { return };
+    engine.try_model(CpuModel::Host).expect("what the host has");
+    for baseline in Baseline::ALL {
+        if let Err(error) = engine.try_model(CpuModel::Baseline(baseline)) {
+            let text = error.to_string();
+            assert!(text.starts_with(&format!("CPU model {}: this host", baseline.name())));
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! | [`Vcpu`] | one virtual processor, owned by its EMT: [`Entry`] in, [`Exit`] out |
 //! | [`Settled`] | proof that a vCPU's pending exit is finished; the only way to its state |
 //! | [`GuestRam`] | guest memory |
+//! | [`CpuModel`], [`Baseline`] | which CPU the guest sees; a baseline's [`Feature`]s |
 //! | [`CpuError`] | what can go wrong, each with what to do about it |
 //!
 //! [`script`] is an engine without hardware, for tests; [`contract`] is the suite that every engine's
@@ -37,13 +38,13 @@ pub mod contract;
 mod error;
 mod exit;
 mod machine;
+mod model;
 mod ram;
 pub mod script;
 pub mod x86;
 
 pub use error::CpuError;
 pub use exit::{Entry, Exit};
-pub use machine::{
-    CpuModel, Engine, IrqMode, Machine, MachineSpec, Msi, Registers, Settled, Vcpu, Window,
-};
+pub use machine::{Engine, IrqMode, Machine, MachineSpec, Msi, Registers, Settled, Vcpu, Window};
+pub use model::{Baseline, CpuModel, CpuidRegister, Feature};
 pub use ram::{GuestRam, RamLayout};

@@ -9,15 +9,7 @@ use std::sync::Arc;
 use vm_emt::Kick;
 
 use crate::x86::{Start, VcpuState};
-use crate::{CpuError, Entry, Exit, GuestRam};
-
-/// Which CPU the guest sees.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum CpuModel {
-    /// What the host offers.
-    #[default]
-    Host,
-}
+use crate::{CpuError, CpuModel, Entry, Exit, GuestRam};
 
 /// Who handles interrupts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

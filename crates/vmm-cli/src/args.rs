@@ -64,7 +64,8 @@ pub(crate) struct RunArgs {
     /// Guest memory, e.g. 256M or 6G
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) memory: Option<String>,
-    /// CPU model: host
+    /// CPU model: host (what the host offers), or a baseline that is the same everywhere:
+    /// x86-64-v1, x86-64-v2, x86-64-v3
     #[arg(long, value_name = "MODEL")]
     pub(crate) cpu: Option<String>,
     /// Engine: auto or kvm

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 use serde::Serialize;
-use vm_cpu::{CpuError, Engine, IrqMode};
+use vm_cpu::{Baseline, CpuError, CpuModel, Engine, IrqMode};
 use vm_cpu_kvm::{GuestSpeed, Host, KvmEngine, Need};
 
 use crate::args::HostArgs;
@@ -60,6 +60,14 @@ struct Report {
     why: String,
     guest_speed: Option<&'static str>,
     kvm: Option<KvmReport>,
+    cpu_models: Vec<ModelReport>,
+}
+
+#[derive(Serialize)]
+struct ModelReport {
+    name: String,
+    /// Why guests cannot have it here.
+    refused: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -105,8 +113,9 @@ fn report() -> Report {
     if let Err(e) = host.check(IrqMode::Split) {
         return unusable(&e, kvm);
     }
-    match KvmEngine::open().and_then(|engine| engine.speed_probe()) {
-        Ok(speed) => {
+    let opened = KvmEngine::open().and_then(|engine| Ok((engine.speed_probe()?, engine)));
+    match opened {
+        Ok((speed, engine)) => {
             let (name, why) = match speed {
                 GuestSpeed::Native => ("native", "KVM opens, has all that is needed, and is fast"),
                 GuestSpeed::Interpreted => (
@@ -119,10 +128,27 @@ fn report() -> Report {
                 why: why.into(),
                 guest_speed: Some(name),
                 kvm,
+                cpu_models: cpu_models(&engine),
             }
         }
         Err(e) => unusable(&e, kvm),
     }
+}
+
+fn cpu_models(engine: &KvmEngine) -> Vec<ModelReport> {
+    let baselines = Baseline::ALL.map(CpuModel::Baseline);
+    let models = [CpuModel::Host].into_iter().chain(baselines);
+    models
+        .map(|model| ModelReport {
+            name: model.to_string(),
+            refused: engine.try_model(model).err().map(|e| match e {
+                CpuError::Unavailable { hint, .. } => hint,
+                e @ (CpuError::Host { .. }
+                | CpuError::Invalid { .. }
+                | CpuError::Unsettled { .. }) => e.to_string(),
+            }),
+        })
+        .collect()
 }
 
 fn unusable(error: &CpuError, kvm: Option<KvmReport>) -> Report {
@@ -131,6 +157,7 @@ fn unusable(error: &CpuError, kvm: Option<KvmReport>) -> Report {
         why: error.to_string(),
         guest_speed: None,
         kvm,
+        cpu_models: Vec::new(),
     }
 }
 
@@ -173,6 +200,11 @@ fn text(report: &Report) -> String {
                 cap.name, cap.value, cap.need, cap.used_for
             ));
         }
+    }
+    for model in &report.cpu_models {
+        let refused = model.refused.as_deref();
+        let said = refused.map_or("yes".into(), |why| format!("no, {why}"));
+        lines.push(format!("cpu model {}: {said}", model.name));
     }
     lines.join("\n")
 }
