@@ -7,7 +7,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vm_boot::{Boot, Image};
+use vm_boot::{Boot, Form, Image};
 use vm_cpu::RamLayout;
 
 const LAYOUT: RamLayout = RamLayout { bytes: 4 << 20 };
@@ -41,7 +41,13 @@ fn around(payload: &[u8]) -> Vec<u8> {
 }
 
 fn load(bytes: Vec<u8>) {
-    let Ok(image) = Image::from_bytes("fuzz", bytes) else { return };
+    for form in [Form::Auto, Form::AsIs] {
+        let Ok(image) = Image::from_bytes_as("fuzz", bytes.clone(), form) else { continue };
+        enter(image);
+    }
+}
+
+fn enter(image: Image) {
     let Ok(boot) = Boot::new(image, None, "", 1) else { return };
     let ram = LAYOUT.allocate().expect("4 MiB of guest memory");
     if let Ok(start) = boot.load(&ram, LAYOUT) {

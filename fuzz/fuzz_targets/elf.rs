@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     for (to, from) in bytes.iter_mut().zip(b"\x7fELF") {
         *to = *from;
     }
-    for protocol in [Protocol::Pvh, Protocol::Linux64] {
+    for protocol in [Protocol::Pvh, Protocol::Multiboot, Protocol::Linux64] {
         let Ok(image) = Image::from_bytes("fuzz", bytes.clone()) else { return };
         let Ok(boot) = Boot::new(image, None, "console=ttyS0", 1) else { return };
         let ram = LAYOUT.allocate().expect("4 MiB of guest memory");

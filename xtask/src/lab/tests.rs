@@ -51,6 +51,10 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     }
     checks.push(disk_reboot());
     checks.push(disk_killed());
+    checks.push(as_is());
+    for model in ["x86-64-v2", "x86-64-v3"] {
+        checks.push(cpu_model(model));
+    }
     checks.push(two_cpus());
     checks.push(serial_input());
     checks.push(memory(lab_memory_mib));
@@ -93,6 +97,35 @@ fn contract(lab: Kernel, cpus: u32, program: &str) -> Check {
         lacks: vec!["skipped:"],
         limit_s: CONTRACT_LIMIT_S,
         quick: lab == Kernel::V6_12 && cpus == 1,
+    }
+}
+
+/// The kernel's own decompressor runs in the guest.
+fn as_is() -> Check {
+    Check {
+        name: "a bzImage entered as is decompresses itself and reaches userspace".into(),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script: run("vmlinuz-6.12", 1, "512M", "--kernel-form as-is", "once"),
+        status: 0,
+        says: vec![REACHED.into(), " s, 1 CPU(s)".into()],
+        lacks: vec!["Kernel panic", "Call Trace"],
+        limit_s: 2 * BOOT_LIMIT_S,
+        quick: false,
+    }
+}
+
+fn cpu_model(model: &str) -> Check {
+    Check {
+        name: format!("a guest boots with CPU model {model}"),
+        lab: Kernel::V6_12,
+        cpus: 2,
+        script: run("vmlinux-6.12", 2, "256M", &format!("--cpu {model}"), "once"),
+        status: 0,
+        says: vec![REACHED.into(), " s, 2 CPU(s)".into()],
+        lacks: vec!["Kernel panic", "Call Trace"],
+        limit_s: BOOT_LIMIT_S,
+        quick: false,
     }
 }
 
