@@ -282,7 +282,7 @@ fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
         ("vm.max_cpus", args.max_cpus.clone()),
         ("vm.cap", args.cap.clone()),
         ("vm.memory", args.memory.clone()),
-        ("vm.cpu", args.cpu.clone()),
+        ("vm.cpu", args.cpu.as_deref().map(quoted)),
         (
             "vm.on_reset",
             args.no_reboot.then(|| "power-off".to_owned()),

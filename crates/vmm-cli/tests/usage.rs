@@ -270,6 +270,24 @@ fn an_engine_or_cpu_model_that_is_unknown_is_refused_with_the_known_ones() {
         &["run", "--kernel", &kernel, "--cpu", "486"],
         &["486", "host"],
     );
+    refused(
+        &["run", "--kernel", &kernel, "--cpu", "x86-64-v9"],
+        &["x86-64-v9", "x86-64-v3"],
+    );
+}
+
+#[test]
+fn kernel_forms_that_do_not_fit_are_refused_by_name() {
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    let run = ["run", "--kernel", &kernel];
+    let refused = |rest: &[&str], words: &[&str]| refused(&[&run, rest].concat(), words);
+    refused(&["--kernel-form", "as-is"], &["kernel", "bzImage"]);
+    refused(&["--load-address", "0x200000"], &["--kernel-form flat"]);
+    refused(
+        &["--kernel-form", "flat", "--load-address", "0x1000"],
+        &["load_address"],
+    );
 }
 
 #[test]
