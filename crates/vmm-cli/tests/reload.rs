@@ -3,19 +3,15 @@
 
 //! A guest that ruins its kernel, its ACPI tables and the BIOS data area before every reset finds all
 //! of them as they were. One printed line where KVM does not open.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test ends at what it did not expect, and says what it skipped"
-)]
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
-use std::fs;
-use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+mod flat_guest;
 
-use tempfile::NamedTempFile;
+use flat_guest::{FLAT, kvm, run};
 
-const ADDRESS: u32 = 0x20_0000;
+/// What an event of a reset has in it.
+const RESETTING: &str = r#""new":"RESETTING""#;
+const ADDRESS: u32 = flat_guest::ADDRESS;
 /// Where the guest keeps what survives a reset: memory that belongs to no image.
 const KEPT: u32 = 0x30_0000;
 const MARKER: u32 = 0x1234_5678;
@@ -87,57 +83,23 @@ fn multiboot() -> Vec<u8> {
     image
 }
 
-/// Whether there is KVM; says so if not.
-fn kvm() -> bool {
-    match fs::File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => true,
-        Err(e) => {
-            println!("skipped: /dev/kvm: {e}");
-            false
-        }
-    }
-}
-
-/// Ends the program if the test does not see its end.
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It has ended already unless its test failed.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Runs this image; the guest's word and how often the VM was reset.
-fn run(image: &[u8], form: &[&str]) -> (i32, usize) {
-    let mut file = NamedTempFile::new().unwrap();
-    file.write_all(image).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
-    command.args(["run", "--memory", "8M", "--json", "--debug-exit", "0xf4"]);
-    command.arg("--kernel").arg(file.path()).args(form);
-    command.stdin(Stdio::null()).stderr(Stdio::piped());
-    let mut program = Program(command.spawn().unwrap());
-    let mut events = String::new();
-    let mut stderr = program.0.stderr.take().unwrap();
-    stderr.read_to_string(&mut events).unwrap();
-    let status = program.0.wait().unwrap().code().unwrap();
-    assert_eq!(status & 1, 1, "no debug exit: {events}");
-    (status >> 1, events.matches(r#""new":"RESETTING""#).count())
+/// The guest's word, and how often the VM was reset.
+fn resets(image: &[u8], form: &[&str]) -> (i32, usize) {
+    let (word, events) = run(image, form);
+    (word, events.matches(RESETTING).count())
 }
 
 #[test]
 fn a_flat_kernel_and_its_tables_are_whole_after_each_reset() {
     if kvm() {
-        let form = ["--kernel-form", "flat", "--load-address", "0x200000"];
-        assert_eq!(run(&guest(ADDRESS), &form), (WHOLE, 2));
+        assert_eq!(resets(&guest(ADDRESS), &FLAT), (WHOLE, 2));
     }
 }
 
 #[test]
 fn a_multiboot_kernel_and_its_tables_are_whole_after_each_reset() {
     if kvm() {
-        assert_eq!(run(&multiboot(), &[]), (WHOLE, 2));
+        assert_eq!(resets(&multiboot(), &[]), (WHOLE, 2));
     }
 }
 
@@ -146,7 +108,6 @@ fn the_guest_would_see_a_kernel_that_is_not_whole() {
     if kvm() {
         let mut damaged = guest(ADDRESS);
         *damaged.last_mut().unwrap() ^= 1;
-        let form = ["--kernel-form", "flat", "--load-address", "0x200000"];
-        assert_eq!(run(&damaged, &form), (KERNEL.into(), 0));
+        assert_eq!(resets(&damaged, &FLAT), (KERNEL.into(), 0));
     }
 }
