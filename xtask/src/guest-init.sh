@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
-# environment variable: once, memory, echo, disk, disk-reboot, disk-sync,
-# reboot, idle, or (none) a shell.
+# environment variable: once, memory, echo, console, disk, disk-reboot,
+# disk-sync, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -37,6 +37,18 @@ echo)
     echo "vmm: guest waits for a line"
     read -r line
     echo "vmm: guest read ${#line} characters: [$line]"
+    ;;
+console)
+    load_modules
+    exec </dev/hvc0 >/dev/hvc0 2>&1
+    # After the last close the terminal forgets its mode.
+    stty raw -echo
+    echo "vmm: guest waits for a line"
+    read -r line
+    echo "vmm: guest read ${#line} characters: [$line]"
+    seq 1 100000 >/tmp/lines
+    cat /tmp/lines
+    echo "vmm: guest said it all"
     ;;
 disk)
     load_modules

@@ -57,6 +57,9 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     }
     checks.push(two_cpus());
     checks.push(serial_input());
+    for guest in Kernel::ALL {
+        checks.push(console(guest));
+    }
     checks.push(memory(lab_memory_mib));
     checks.push(reboot());
     checks.push(reset());
@@ -143,12 +146,11 @@ fn two_cpus() -> Check {
     }
 }
 
-/// A line longer than the 16550's FIFO, sent when the guest waits for it.
-fn serial_input() -> Check {
-    let line = "serial-".repeat(30);
-    let vmm = run("vmlinux-6.1", 1, "256M", "", "echo");
-    let script = format!(
-        "mkfifo input
+/// Runs `vmm`, sends it `line` when its guest waits for one; its output is in `output`.
+fn type_a_line(vmm: &str, line: &str) -> String {
+    format!(
+        "rm -f input output
+         mkfifo input
          touch output
          (
              for step in $(seq 1 500); do
@@ -158,10 +160,16 @@ fn serial_input() -> Check {
              echo '{line}'
          ) >input &
          {vmm} <input >output 2>&1
-         status=$?
-         cat output
-         exit $status"
-    );
+         status=$?"
+    )
+}
+
+/// A line longer than the 16550's FIFO, sent when the guest waits for it.
+fn serial_input() -> Check {
+    let line = "serial-".repeat(30);
+    let vmm = run("vmlinux-6.1", 1, "256M", "", "echo");
+    let typed = type_a_line(&vmm, &line);
+    let script = format!("{typed}\ncat output\nexit $status");
     Check {
         name: "serial input reaches the guest whole and is echoed".into(),
         lab: Kernel::V6_12,
@@ -175,6 +183,44 @@ fn serial_input() -> Check {
         lacks: Vec::new(),
         limit_s: BOOT_LIMIT_S,
         quick: true,
+    }
+}
+
+/// A line in, much more than the outbox holds out.
+fn console(guest: Kernel) -> Check {
+    let line = "console-".repeat(30);
+    let kernel = guest.name();
+    let vmm = run(
+        &format!("vmlinux-{kernel}"),
+        1,
+        "256M",
+        "--console virtio",
+        "console",
+    );
+    let vmm = vmm.replace("guest.cpio", "console.cpio");
+    let typed = type_a_line(&vmm, &line);
+    let script = format!(
+        "cat guest.cpio modules-{kernel}.cpio >console.cpio
+         {typed}
+         seq 1 100000 >pattern
+         sed -n '/^1$/,/^100000$/p' output | cmp - pattern && echo 'every line came out'
+         grep vmm: output
+         exit $status"
+    );
+    Check {
+        name: format!("a virtio console of a guest with {kernel} carries both ways"),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script,
+        status: 0,
+        says: vec![
+            format!("vmm: guest read {} characters: [{line}]", line.len()),
+            "every line came out".into(),
+            "vmm: guest said it all".into(),
+        ],
+        lacks: vec!["Kernel panic", "Call Trace", "cannot load"],
+        limit_s: BOOT_LIMIT_S,
+        quick: guest == Kernel::V6_12,
     }
 }
 

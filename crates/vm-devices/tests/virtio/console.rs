@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use proptest::prelude::*;
 use vm_devices::{ConsoleSpec, GuestRam, SerialInput, VirtioConsole};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -424,4 +425,86 @@ fn power_off_writes_what_is_left_and_power_on_goes_on() {
     let mut got = [0; 5];
     guest.screen.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"again");
+}
+
+/// Something a guest, a typist or the VM does.
+#[derive(Debug, Clone)]
+enum Act {
+    Register { offset: u64, value: u32 },
+    Buffer { queue: u16, at: u64, bytes: u32 },
+    Index { queue: u16, index: u16 },
+    Ring(u16),
+    Start,
+    Type(u8),
+    Reset,
+    SuspendResume,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let at = prop_oneof![4 => DATA..RAM, 1 => RAM - 8..RAM + 8, 1 => any::<u64>()];
+    let bytes = prop_oneof![4 => 1..3000_u32, 1 => Just(0), 1 => any::<u32>()];
+    let value = prop_oneof![0..20_u32, any::<u32>()];
+    prop_oneof![
+        1 => ((0..0x40_u64).prop_map(|n| n * 4), value)
+            .prop_map(|(offset, value)| Act::Register { offset, value }),
+        8 => (0..2_u16, at, bytes).prop_map(|(queue, at, bytes)| Act::Buffer { queue, at, bytes }),
+        1 => (0..2_u16, any::<u16>()).prop_map(|(queue, index)| Act::Index { queue, index }),
+        6 => (0..3_u16).prop_map(Act::Ring),
+        1 => Just(Act::Start),
+        2 => (1..100_u8).prop_map(Act::Type),
+        1 => Just(Act::Reset),
+        1 => Just(Act::SuspendResume),
+    ]
+}
+
+fn perform(guest: &mut Guest, act: &Act) {
+    match act {
+        Act::Register { offset, value } => guest.write(*offset, (*value).into()),
+        Act::Buffer { queue, at, bytes } => {
+            guest.offer(*queue, *at, *bytes);
+        }
+        Act::Index { queue, index } => guest.put(rings(*queue).1 + 2, &index.to_le_bytes()),
+        Act::Ring(queue) => guest.ring(*queue),
+        Act::Start => guest.start(),
+        Act::Type(bytes) => guest.typed.write_all(&noise((*bytes).into())).unwrap(),
+        Act::Reset => guest.console.reset(ResetKind::Hard).unwrap(),
+        Act::SuspendResume => {
+            guest.console.suspend().unwrap();
+            guest.console.resume().unwrap();
+        }
+    }
+    assert!(guest.console.queued() <= 16 << 10);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Its threads end if they panic, and then nothing passes any more.
+    #[test]
+    fn whatever_a_driver_does_the_console_works_after_a_reset(
+        acts in prop::collection::vec(act(), 1..60)
+    ) {
+        let mut guest = Guest::new();
+        let mut screen = guest.screen.try_clone().unwrap();
+        let reader = spawn("reader", move || {
+            let mut last = [0; 4];
+            let mut bytes = [0; 4096];
+            while &last != b"done" {
+                let count = screen.read(&mut bytes).unwrap();
+                for byte in &bytes[..count] {
+                    last.rotate_left(1);
+                    last[3] = *byte;
+                }
+            }
+        });
+        for act in &acts {
+            perform(&mut guest, act);
+        }
+        guest.start();
+        prop_assert!(guest.try_send(b"done"));
+        reader.join().unwrap();
+        guest.typed.write_all(b"x").unwrap();
+        guest.listen(16);
+        prop_assert!(!guest.received().is_empty());
+    }
 }
