@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskAccess, DiskImage, GuestRam, I8042, IoApic, PostPort,
+    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskAccess, DiskImage, Ged, GuestRam, I8042, IoApic, PostPort,
     Serial, SerialSpec, Virtio, VirtioConsole,
 };
 use vm_memory::GuestAddress;
@@ -73,6 +73,7 @@ impl Machine {
             I8042::new(),
             AcpiPm::new(),
             PostPort::new(),
+            Ged::new(line(8), 4, 2),
             DebugExit::new(DebugExit::DEFAULT_PORT),
             Virtio::disk("disk0", WINDOWS, line(5), ram.clone(), image),
             Virtio::entropy("rng0", WINDOWS + 0x1000, line(6), ram),
@@ -115,8 +116,8 @@ impl Machine {
 
 /// A port that a device has.
 fn port(n: u8) -> u16 {
-    const BASES: [u16; 8] = [0x3f8, 0x3fc, 0x70, 0x60, 0x64, 0x80, 0xf4, 0x600];
-    BASES[usize::from(n % 8)] + u16::from(n / 8 % 4)
+    const BASES: [u16; 11] = [0x3f8, 0x3fc, 0x70, 0x60, 0x64, 0x80, 0xf4, 0x600, 0x610, 0x614, 0x618];
+    BASES[usize::from(n % 11)] + u16::from(n / 11 % 4)
 }
 
 fuzz_target!(|data: &[u8]| {
