@@ -11,6 +11,7 @@
 //! | `/vm/ops/NAME/took`, `failed` | operations on the VM, how long they took, and how many failed |
 //! | `/bus/..`, `/timers/..` | what the buses and the timers tell |
 //! | `/device/NAME/..` | what the device NAME tells |
+//! | `/engine/vm/..`, `/engine/vcpu/N/..` | what the engine counts |
 //!
 //! Each EMT counts in a block of its own, so that no two EMTs share a cache line. Nothing here is
 //! reset when the VM is.
@@ -18,9 +19,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use vm_cpu::{Statistic, StatisticKind, StatisticUnit};
 use vm_emt::Bells;
 use vm_pdm::info::{InfoGuard, Infos};
-use vm_pdm::stats::{Counter, Profile, Registration, Scope, StatError, Stats, Unit, Value};
+use vm_pdm::stats::{
+    Counter, Profile, Reading, Registration, Scope, StatError, Stats, Unit, Value,
+};
 use vm_pdm::{Buses, Device, Devices, Timers};
 
 use crate::emt::Emt;
@@ -203,9 +207,42 @@ pub(crate) fn show(emt: &Emt, devices: &Devices, buses: &Arc<Buses>) -> Shown {
         kept.extend(below(stats, &path, |scope| device.stats(scope)));
         pages.extend(page_of(infos, device));
     }
+    if let Some(machine) = emt.machine().cloned() {
+        let engine = stats.group("/engine", move || {
+            machine.statistics().into_iter().map(reading).collect()
+        });
+        kept.extend(engine);
+    }
     Shown {
         _stats: kept,
         _infos: pages,
+    }
+}
+
+/// What an engine counts, as the registry has it.
+fn reading(statistic: Statistic) -> Reading {
+    let Statistic {
+        vcpu,
+        name,
+        unit,
+        kind,
+        value,
+    } = statistic;
+    let name = match vcpu {
+        Some(vcpu) => format!("vcpu/{vcpu}/{name}"),
+        None => format!("vm/{name}"),
+    };
+    Reading {
+        name: name.into(),
+        unit: match unit {
+            StatisticUnit::Count => Unit::Count,
+            StatisticUnit::Bytes => Unit::Bytes,
+            StatisticUnit::Ns => Unit::Ns,
+        },
+        value: match kind {
+            StatisticKind::Grows => Value::Counter(value),
+            StatisticKind::Now => Value::Gauge(value),
+        },
     }
 }
 

@@ -229,6 +229,21 @@ fn the_page_of_an_emt_that_does_not_answer_says_so_and_comes_in_time() {
 }
 
 #[test]
+fn what_the_engine_counts_is_shown_while_there_is_a_machine() {
+    let engine = match vm_cpu_kvm::KvmEngine::open() {
+        Ok(engine) => engine,
+        Err(why) => return eprintln!("skipped: {why}"),
+    };
+    let vm = Vm::create(spec(2), Parts::bare(Arc::new(engine))).unwrap();
+    let all = || vm.stats().snapshot(&"/engine/*".parse().unwrap());
+    let counts = all();
+    assert!(counts.samples.is_empty() || counts.get("/engine/vcpu/1/exits").is_some());
+    vm.power_off().unwrap();
+    vm.destroy(DESTROY).unwrap();
+    assert!(all().samples.is_empty());
+}
+
+#[test]
 fn everything_that_a_vm_counts_has_a_unit_and_a_valid_openmetrics_form() {
     let machine = Machine::new(busy());
     let vm = machine.create(2);

@@ -267,6 +267,12 @@ const LOOKED_AT: &[Row] = &[
         "TSC of another frequency",
     ),
     (
+        "KVM_CAP_BINARY_STATS_FD",
+        kb::KVM_CAP_BINARY_STATS_FD,
+        Need::Optional,
+        "what the host counts of a VM",
+    ),
+    (
         "KVM_CAP_XSAVE2",
         kb::KVM_CAP_XSAVE2,
         Need::Optional,

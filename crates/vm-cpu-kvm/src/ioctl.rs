@@ -7,8 +7,9 @@
 // the size that the kernel reads or writes, and the kernel keeps no pointer.
 #![expect(unsafe_code, reason = "ioctl(2) is a foreign function")]
 
+use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 use kvm_bindings::{kvm_interrupt, kvm_sregs2, kvm_xsave};
 use kvm_ioctls::{Kvm, VcpuFd};
@@ -32,6 +33,7 @@ const GET_NESTED_STATE: Ioctl = number(READ | WRITE, 0xbe, NESTED_HEADER_BYTES);
 const SET_NESTED_STATE: Ioctl = number(WRITE, 0xbf, NESTED_HEADER_BYTES);
 const GET_SREGS2: Ioctl = number(READ, 0xcc, size_of::<kvm_sregs2>());
 const SET_SREGS2: Ioctl = number(WRITE, 0xcd, size_of::<kvm_sregs2>());
+const GET_STATS_FD: Ioctl = number(NONE, 0xce, 0);
 const GET_XSAVE2: Ioctl = number(READ, 0xcf, XSAVE_BYTES);
 
 /// An ioctl number (Linux, `include/uapi/asm-generic/ioctl.h`) of the KVM range.
@@ -64,6 +66,15 @@ pub(crate) fn api_version(kvm: &Kvm) -> io::Result<i32> {
     // SAFETY: takes no argument.
     let version = unsafe { libc::ioctl(kvm.as_raw_fd(), API_VERSION, 0) };
     check(version).map(|()| version)
+}
+
+/// The file in which KVM tells what it counts of a VM or a vCPU (`KVM_CAP_BINARY_STATS_FD`).
+pub(crate) fn stats_file(fd: &impl AsRawFd) -> io::Result<File> {
+    // SAFETY: takes no argument.
+    let stats = unsafe { libc::ioctl(fd.as_raw_fd(), GET_STATS_FD, 0) };
+    check(stats)?;
+    // SAFETY: a descriptor that the kernel made for this call, so nobody else has it.
+    Ok(unsafe { File::from_raw_fd(stats) })
 }
 
 /// Queues an external interrupt; without an interrupt controller in the kernel it is taken at the

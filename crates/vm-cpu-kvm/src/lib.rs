@@ -39,6 +39,7 @@ mod run_page;
 mod signal;
 mod speed;
 mod state;
+mod stats;
 mod sync;
 mod vcpu;
 

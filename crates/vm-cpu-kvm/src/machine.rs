@@ -4,20 +4,22 @@
 //! One VM.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::{
-    CpuId, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_X86_TRIPLE_FAULT_EVENT,
-    KVM_CAP_XSAVE2, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting, kvm_clock_data, kvm_cpuid_entry2,
-    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
-    kvm_irq_routing_msi, kvm_msi,
+    CpuId, KVM_CAP_BINARY_STATS_FD, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_TSC_DEADLINE_TIMER,
+    KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XSAVE2, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting,
+    kvm_clock_data, kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_msi,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_cpu::{CpuError, CpuModel, GuestRam, IrqMode, Machine, MachineSpec, Msi, Vcpu};
+use vm_cpu::{CpuError, CpuModel, GuestRam, IrqMode, Machine, MachineSpec, Msi, Statistic, Vcpu};
 
 use crate::cpuid::{self, Fit, Offer};
 use crate::engine::Facts;
 use crate::errno::{host_error, invalid};
+use crate::stats::Source;
 use crate::vcpu::KvmVcpu;
 use crate::{ioctl, memory, model};
 
@@ -33,6 +35,8 @@ const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 /// One VM inside KVM.
 #[derive(Debug)]
 pub struct KvmMachine {
+    /// Of the VM and of each vCPU, where the host counts. Before `inner`: their files hold the VM.
+    sources: Mutex<Vec<Source>>,
     inner: Arc<Inner>,
     created: Mutex<BTreeSet<u32>>,
 }
@@ -91,10 +95,13 @@ impl KvmMachine {
             spec: spec.clone(),
             _ram: ram.clone(),
         };
-        Ok(Self {
+        let machine = Self {
+            sources: Mutex::default(),
             inner: Arc::new(inner),
             created: Mutex::default(),
-        })
+        };
+        machine.count(None, &machine.inner.vm);
+        Ok(machine)
     }
 
     /// As [`Machine::create_vcpu`], with the engine's own type.
@@ -124,7 +131,23 @@ impl KvmMachine {
             .create_vcpu(id.into())
             .map_err(fail("KVM_CREATE_VCPU"))?;
         self.set_cpuid(id, &fd)?;
+        self.count(Some(id), &fd);
         KvmVcpu::new(id, fd, Arc::clone(&self.inner))
+    }
+
+    /// Keeps what the host counts of the VM or a vCPU; a host that does not is no failure.
+    fn count(&self, vcpu: Option<u32>, fd: &impl AsRawFd) {
+        if self.inner.facts.host.value(KVM_CAP_BINARY_STATS_FD) <= 0 {
+            return;
+        }
+        match ioctl::stats_file(fd).and_then(|file| Source::open(vcpu, file)) {
+            Ok(source) => self.sources().push(source),
+            Err(e) => log::debug!(target: "kvm.stats", "KVM_GET_STATS_FD, vCPU {vcpu:?}: {e}"),
+        }
+    }
+
+    fn sources(&self) -> MutexGuard<'_, Vec<Source>> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_cpuid(&self, id: u32, fd: &VcpuFd) -> Result<(), CpuError> {
@@ -251,5 +274,11 @@ impl Machine for KvmMachine {
             .vm
             .set_clock(&clock)
             .map_err(|e| host_error("KVM_SET_CLOCK", None, e))
+    }
+
+    fn statistics(&self) -> Vec<Statistic> {
+        let sources = self.sources();
+        let read = sources.iter().filter_map(|source| source.read().ok());
+        read.flatten().collect()
     }
 }

@@ -193,3 +193,36 @@ fn the_hosts_own_model_is_always_there_and_a_baseline_or_why_not() {
         }
     }
 }
+
+#[test]
+fn what_the_host_counts_of_each_vcpu_and_of_the_vm_is_read_while_they_live() {
+    let Some(engine) = engine() else { return };
+    let host = KvmEngine::probe().expect("it opened just now");
+    let counts = host
+        .capabilities
+        .iter()
+        .any(|cap| cap.name == "KVM_CAP_BINARY_STATS_FD" && cap.present());
+    if !counts {
+        eprintln!("skipped: this host's KVM does not count (KVM_CAP_BINARY_STATS_FD)");
+        return;
+    }
+    let ram = RamLayout { bytes: 4096 }
+        .allocate()
+        .expect("the host has a page");
+    let spec = MachineSpec {
+        vcpus: 2,
+        ..MachineSpec::default()
+    };
+    let machine = engine.create(&spec, &ram).expect("a machine");
+    let of = |vcpu| {
+        let all = machine.statistics();
+        all.iter().filter(|s| s.vcpu == vcpu).count()
+    };
+    assert!(of(None) > 0);
+    assert_eq!(of(Some(0)), 0, "it does not exist yet");
+    let vcpus = [0, 1].map(|id| machine.create_vcpu(id).expect("a vCPU"));
+    assert!(of(Some(0)) > 0);
+    assert_eq!(of(Some(0)), of(Some(1)));
+    drop(vcpus);
+    assert!(machine.statistics().iter().any(|s| s.name == "exits"));
+}

@@ -12,6 +12,7 @@
 //! | [`Settled`] | proof that a vCPU's pending exit is finished; the only way to its state |
 //! | [`GuestRam`] | guest memory |
 //! | [`CpuModel`], [`Baseline`] | which CPU the guest sees; a baseline's [`Feature`]s |
+//! | [`Statistic`] | something that an engine counts |
 //! | [`CpuError`] | what can go wrong, each with what to do about it |
 //!
 //! [`script`] is an engine without hardware, for tests; [`contract`] is the suite that every engine's
@@ -41,6 +42,7 @@ mod machine;
 mod model;
 mod ram;
 pub mod script;
+mod statistic;
 pub mod x86;
 
 pub use error::CpuError;
@@ -48,3 +50,4 @@ pub use exit::{Entry, Exit};
 pub use machine::{Engine, IrqMode, Machine, MachineSpec, Msi, Registers, Settled, Vcpu, Window};
 pub use model::{Baseline, CpuModel, CpuidRegister, Feature};
 pub use ram::{GuestRam, RamLayout};
+pub use statistic::{Statistic, StatisticKind, StatisticUnit};

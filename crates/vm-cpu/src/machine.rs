@@ -9,7 +9,7 @@ use std::sync::Arc;
 use vm_emt::Kick;
 
 use crate::x86::{Start, VcpuState};
-use crate::{CpuError, CpuModel, Entry, Exit, GuestRam};
+use crate::{CpuError, CpuModel, Entry, Exit, GuestRam, Statistic};
 
 /// Who handles interrupts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -92,6 +92,12 @@ pub trait Machine: Send + Sync + Debug {
     /// # Errors
     /// [`CpuError::Host`] if the host refused.
     fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError>;
+
+    /// What the engine counts of this machine and its vCPUs; nothing if it does not count, or cannot
+    /// tell now. Any thread, while vCPUs run.
+    fn statistics(&self) -> Vec<Statistic> {
+        Vec::new()
+    }
 }
 
 /// One virtual processor. Its EMT alone touches it; only the [`Kick`] handle is for others.
