@@ -15,8 +15,12 @@ use vm_pdm::Buses;
 use vm_pdm::info::{Asked, InfoError, InfoGuard, Page};
 
 use crate::emt::{Emt, describe};
-use crate::report::{CpuPage, EmtReport};
+use crate::recorder::exit_name;
+use crate::report::{CpuPage, EmtReport, Seen};
 use crate::shared::Shared;
+
+/// Target of the log messages of a power-off.
+const DUMP: &str = "vm.dump";
 
 type Writer = fn(&Shared, &Asked, &mut Page) -> fmt::Result;
 
@@ -60,6 +64,34 @@ fn kept(guard: Result<InfoGuard, InfoError>) -> Option<InfoGuard> {
         .ok()
 }
 
+/// Logs the EMT's page, and on EMT 0 that of the timers, at level debug: what a VM did last before it is
+/// off. Not after a guru, whose report says it. EMT, while all are gathered.
+pub(crate) fn dump(emt: &mut Emt) {
+    if !log::log_enabled!(target: DUMP, log::Level::Debug) || emt.shared().guru().is_some() {
+        return;
+    }
+    let (shared, vcpu) = (Arc::clone(emt.shared()), emt.id());
+    let page = CpuPage(&about(&shared, vcpu, Some(emt.seen()))).to_string();
+    log::debug!(target: DUMP, "{}", page.trim_end());
+    if vcpu == 0 {
+        let mut page = Page::new();
+        // A page that is full says so itself.
+        let _ = shared.timers.info(&mut page);
+        log::debug!(target: DUMP, "{}", page.into_text().trim_end());
+    }
+}
+
+/// One EMT from outside, with what it said of itself.
+fn about(shared: &Shared, vcpu: u32, seen: Option<Seen>) -> EmtReport {
+    EmtReport {
+        vcpu,
+        tid: shared.threads.tids().get(vcpu as usize).copied().flatten(),
+        word: shared.bells.word(vcpu).to_string(),
+        last_exit: exit_name(shared.bells.last_exit(vcpu).0),
+        seen,
+    }
+}
+
 /// Writes something about each vCPU that is asked for, with what its EMT says of it.
 fn on_each<T: Send>(
     shared: &Shared,
@@ -85,16 +117,8 @@ fn on_each<T: Send>(
 }
 
 fn cpu(shared: &Shared, asked: &Asked, page: &mut Page) -> fmt::Result {
-    let tids = shared.threads.tids();
     on_each(shared, asked, page, Emt::seen, |vcpu, seen, page| {
-        let report = EmtReport {
-            vcpu,
-            tid: tids.get(vcpu as usize).copied().flatten(),
-            word: shared.bells.word(vcpu).to_string(),
-            last_exit: crate::recorder::exit_name(shared.bells.last_exit(vcpu).0),
-            seen,
-        };
-        write!(page, "{}", CpuPage(&report))
+        write!(page, "{}", CpuPage(&about(shared, vcpu, seen)))
     })
 }
 

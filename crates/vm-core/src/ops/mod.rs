@@ -25,7 +25,7 @@ use crate::fault::Fault;
 use crate::recorder::Flight;
 use crate::shared::Shared;
 use crate::sync::{Mutex, lock};
-use crate::{Ending, VmError};
+use crate::{Ending, VmError, pages};
 
 pub(crate) use errors::{Depth, serve_errors};
 pub(crate) use save::save;
@@ -293,7 +293,10 @@ pub(crate) fn power_off(
                 shared.end(ending);
                 shared.cancel_save();
             },
-            each: &|_| Ok(()),
+            each: &|emt| {
+                pages::dump(emt);
+                Ok(())
+            },
             last: &|emt, from| {
                 if let Err(e) = hold_timers(emt, "power off") {
                     log::warn!(target: "vm.transition", "{e}; power-off goes on");
