@@ -253,7 +253,8 @@ impl Infos {
     }
 
     fn names(&self) -> String {
-        let names: Vec<_> = lock(&self.registry).keys().cloned().collect();
+        let mut names = vec![HELP.to_owned()];
+        names.extend(lock(&self.registry).keys().cloned());
         names.join(", ")
     }
 }

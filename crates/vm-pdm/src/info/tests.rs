@@ -46,7 +46,7 @@ fn sd_d02_an_unknown_name_is_not_found_and_the_known_ones_are_named() {
     let (infos, _guard) = with(|_, _| Ok(()));
     let error = infos.run("y", "", LONG).unwrap_err();
     assert!(
-        matches!(&error, InfoError::NotFound { known, .. } if known == "x"),
+        matches!(&error, InfoError::NotFound { known, .. } if known == "help, x"),
         "{error}"
     );
 }
