@@ -172,10 +172,27 @@ pub(crate) enum CtlVerb {
     },
     /// Print changes of state until the VM's program ends
     Events,
-    /// Show each vCPU's registers and what its EMT did last
-    Info,
-    /// Show counts: resets, and each EMT's kicks, wakes and parks
-    Stats,
+    /// Show each vCPU's registers and what its EMT did last, or a page about a part of the VM
+    Info {
+        /// The page: "help" lists them, such as cpu, irq, memory, bus, timers and each device's
+        page: Option<String>,
+        /// What the page is to be about, such as the number of a vCPU
+        args: Vec<String>,
+    },
+    /// Show what the VM counts: exits, kicks, operations, and what its devices and the host count
+    Stats {
+        /// Only paths that match: * is any text, ? any character, | separates alternatives
+        pattern: Option<String>,
+        /// Show also what has counted nothing
+        #[arg(long)]
+        all: bool,
+        /// Then have counters and profiles begin anew
+        #[arg(long)]
+        reset: bool,
+        /// As OpenMetrics text, for a collector
+        #[arg(long)]
+        openmetrics: bool,
+    },
     /// Show the program's version, the protocol's and the operations it knows
     Version,
 }

@@ -273,7 +273,25 @@ fn a_session_of_ctl_from_status_to_power_off() {
     assert!(said(&program.ctl(&["info"])).contains("rip 0000000000100001"));
     assert_eq!(said(&program.ctl(&["reset"])), "SUSPENDED\n");
     assert_eq!(said(&program.ctl(&["resume"])), "RUNNING\n");
-    assert!(said(&program.ctl(&["stats"])).contains("1 hard"));
+    let stats = said(&program.ctl(&["stats"]));
+    assert!(stats.contains("1 hard"), "{stats}");
+    assert!(stats.contains("/vm/ops/hard-reset/took "), "{stats}");
+    assert!(!stats.contains("/vm/ops/soft-reset/took "), "{stats}");
+    let all = said(&program.ctl(&["stats", "/vm/ops/soft*", "--all"]));
+    assert!(all.starts_with("/vm/ops/soft-reset/failed "), "{all}");
+    let metrics = said(&program.ctl(&["stats", "/emt/*", "--openmetrics"]));
+    assert!(
+        metrics.contains("vm_emt_kicks_total{emt=\"0\""),
+        "{metrics}"
+    );
+    assert!(metrics.ends_with("# EOF\n"), "{metrics}");
+    assert!(said(&program.ctl(&["info", "com1"])).contains("output: "));
+    assert!(said(&program.ctl(&["info", "cpu", "0"])).starts_with("vCPU 0:"));
+    refused(
+        &program.ctl(&["info", "com9"]),
+        8,
+        &["com9", "com1", "ioapic"],
+    );
     assert!(said(&program.ctl(&["version"])).contains(env!("CARGO_PKG_VERSION")));
     assert_eq!(said(&program.ctl(&["wait", "OFF", "RUNNING"])), "RUNNING\n");
     let late = program.ctl(&["wait", "OFF", "--limit-ms", "1"]);

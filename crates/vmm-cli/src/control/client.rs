@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use rustix::io::Errno;
 use serde_json::{Value, json};
+use vm_pdm::stats::Snapshot;
 
 use super::socket::dial;
 use crate::args::{CtlArgs, CtlVerb};
@@ -71,8 +72,8 @@ fn request(verb: &CtlVerb) -> Value {
         CtlVerb::Destroy => "destroy",
         CtlVerb::Wait { .. } => "wait",
         CtlVerb::Events => "events",
-        CtlVerb::Info => "info",
-        CtlVerb::Stats => "stats",
+        CtlVerb::Info { .. } => "info",
+        CtlVerb::Stats { .. } => "stats",
         CtlVerb::Version => "version",
     };
     let mut request = json!({ "id": 1, "op": op });
@@ -86,6 +87,17 @@ fn request(verb: &CtlVerb) -> Value {
         CtlVerb::Poweroff { graceful: true, .. } => request["graceful"] = json!(true),
         CtlVerb::Plug { vcpu } | CtlVerb::Unplug { vcpu } => request["vcpu"] = json!(vcpu),
         CtlVerb::Cap { percent } => request["percent"] = json!(percent),
+        CtlVerb::Info {
+            page: Some(page),
+            args,
+        } => {
+            request["page"] = json!(page);
+            request["args"] = json!(args.join(" "));
+        }
+        CtlVerb::Stats { pattern, reset, .. } => {
+            request["pattern"] = json!(pattern.as_deref().unwrap_or("*"));
+            request["reset"] = json!(reset);
+        }
         CtlVerb::Poweroff { .. }
         | CtlVerb::Status
         | CtlVerb::Suspend
@@ -94,8 +106,7 @@ fn request(verb: &CtlVerb) -> Value {
         | CtlVerb::Destroy
         | CtlVerb::Wait { .. }
         | CtlVerb::Events
-        | CtlVerb::Info
-        | CtlVerb::Stats
+        | CtlVerb::Info { page: None, .. }
         | CtlVerb::Version => {}
     }
     request
@@ -231,7 +242,7 @@ fn next(lines: &mut impl BufRead) -> anyhow::Result<Option<(String, Value)>> {
 fn readable(verb: &CtlVerb, reply: &Value) -> String {
     let state = || reply["state"].as_str().unwrap_or("?").to_owned();
     match verb {
-        CtlVerb::Info => reply["text"].as_str().unwrap_or("").trim_end().to_owned(),
+        CtlVerb::Info { .. } => reply["text"].as_str().unwrap_or("").trim_end().to_owned(),
         CtlVerb::Status => format!(
             "{}: {} (before: {}), {} vCPU(s), plugged {}, cap {} %, threads {}, {} hard and {} soft resets",
             reply["name"].as_str().unwrap_or("?"),
@@ -244,22 +255,25 @@ fn readable(verb: &CtlVerb, reply: &Value) -> String {
             reply["hard_resets"],
             reply["soft_resets"]
         ),
-        CtlVerb::Stats => {
-            let mut text = format!(
-                "{} hard and {} soft resets",
-                reply["hard_resets"], reply["soft_resets"]
-            );
-            for vcpu in reply["vcpus"].as_array().into_iter().flatten() {
-                text.push_str(&format!(
-                    "\nvCPU {}: {}, {} kicks, {} wakes, {} parks",
-                    vcpu["vcpu"],
-                    vcpu["word"].as_str().unwrap_or("?"),
-                    vcpu["kicks"],
-                    vcpu["wakes"],
-                    vcpu["parks"]
-                ));
+        CtlVerb::Stats {
+            pattern,
+            all,
+            openmetrics,
+            ..
+        } => {
+            let mut samples: Snapshot =
+                serde_json::from_value(reply["samples"].clone()).unwrap_or_default();
+            if *openmetrics {
+                return samples.openmetrics().trim_end().to_owned();
             }
-            text
+            if !all {
+                samples = samples.used();
+            }
+            let mut text = samples.to_string();
+            if pattern.is_none() {
+                text.insert_str(0, &summary(reply));
+            }
+            text.trim_end().to_owned()
         }
         CtlVerb::Version => format!(
             "vmm {}, protocol {}",
@@ -278,6 +292,25 @@ fn readable(verb: &CtlVerb, reply: &Value) -> String {
         | CtlVerb::Wait { .. }
         | CtlVerb::Events => state(),
     }
+}
+
+/// The few counts that need no path.
+fn summary(reply: &Value) -> String {
+    let mut text = format!(
+        "{} hard and {} soft resets\n",
+        reply["hard_resets"], reply["soft_resets"]
+    );
+    for vcpu in reply["vcpus"].as_array().into_iter().flatten() {
+        text.push_str(&format!(
+            "vCPU {}: {}, {} kicks, {} wakes, {} parks\n",
+            vcpu["vcpu"],
+            vcpu["word"].as_str().unwrap_or("?"),
+            vcpu["kicks"],
+            vcpu["wakes"],
+            vcpu["parks"]
+        ));
+    }
+    text
 }
 
 /// Prints a line; that nobody reads on is no failure of the VM.

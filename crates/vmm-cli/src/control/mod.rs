@@ -7,10 +7,11 @@
 //! nothing a client does or fails to do reaches the VM except an operation that it asked for in a
 //! whole request. [`socket`] owns the file, [`server`] the threads, [`session`] one client's
 //! buffers, [`mailbox`] what the VM tells that client; [`protocol`] is the text and [`ops`] the
-//! calls behind it. [`client`] is the other end.
+//! calls behind it, of which [`observe`] only looks. [`client`] is the other end.
 
 mod client;
 mod mailbox;
+mod observe;
 mod ops;
 mod protocol;
 mod server;

@@ -5,12 +5,12 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde_json::{Value, json};
-use vm_core::{Vm, VmError};
+use vm_core::VmError;
 use vm_devices::Ged;
 use vm_state::{ResumeReason, SuspendReason};
 
+use super::observe;
 use super::protocol::{Failed, Kind, Manner, Op, PROTOCOL};
 use super::server::Shared;
 
@@ -47,11 +47,13 @@ pub(super) fn run(shared: &Shared, op: &Op) -> Result<Value, Failed> {
             .map(|()| json!({ "cap_percent": vm.cap() }))
             .map_err(|e| failed(&e)),
         Op::Status => Ok(json!(vm.status())),
-        Op::Stats => Ok(stats(vm)),
-        Op::Info => vm
+        Op::Stats(None) => Ok(observe::summary(vm)),
+        Op::Stats(Some(counts)) => Ok(observe::counts(vm, counts)),
+        Op::Info(None) => vm
             .report(REPORT_LIMIT)
             .map(|report| json!({ "text": report.to_string() }))
             .map_err(|e| failed(&e)),
+        Op::Info(Some(page)) => observe::page(vm, page),
         Op::Version => Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
             "protocol": PROTOCOL,
@@ -106,37 +108,6 @@ fn unplug(shared: &Shared, vcpu: u32, limit: Duration) -> Result<Value, Failed> 
         Err(e) => return Err(failed(&e)),
     }
     Ok(json!({ "plugged": shared.vm.status().plugged }))
-}
-
-#[derive(Serialize)]
-struct VcpuStats {
-    vcpu: u32,
-    word: String,
-    kicks: u64,
-    wakes: u64,
-    parks: u64,
-}
-
-fn stats(vm: &Vm) -> Value {
-    let status = vm.status();
-    let bells = vm.bells();
-    let vcpus: Vec<_> = (0..status.vcpus)
-        .map(|vcpu| {
-            let counts = bells.counts(vcpu);
-            VcpuStats {
-                vcpu,
-                word: bells.word(vcpu).to_string(),
-                kicks: counts.kicks,
-                wakes: counts.wakes,
-                parks: counts.parks,
-            }
-        })
-        .collect();
-    json!({
-        "hard_resets": status.hard_resets,
-        "soft_resets": status.soft_resets,
-        "vcpus": vcpus,
-    })
 }
 
 fn failed(error: &VmError) -> Failed {

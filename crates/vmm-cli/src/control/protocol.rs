@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use vm_pdm::stats::Pattern;
 use vm_state::State;
 
 /// Longest request in bytes, without its newline.
@@ -54,12 +55,35 @@ pub(super) enum Op {
     Destroy,
     Wait { until: Vec<State>, limit: Duration },
     Events,
-    Info,
-    Stats,
+    Info(Option<Page>),
+    Stats(Option<Counts>),
     Plug { vcpu: u32 },
     Unplug { vcpu: u32, limit: Duration },
     Cap { percent: u32 },
     Version,
+}
+
+/// A page of `info`, other than the report about the VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Page {
+    pub(super) name: String,
+    pub(super) args: String,
+}
+
+/// Which statistics are asked for by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) which: Pattern,
+    pub(super) then: Then,
+}
+
+/// What becomes of statistics once they are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// They count on.
+    Keep,
+    /// Counters and profiles begin anew.
+    Reset,
 }
 
 /// How a VM is powered off.
@@ -156,8 +180,8 @@ fn take_op(members: &mut Map<String, Value>) -> Result<Op, String> {
             percent: take_number(members, "percent")?,
         },
         "events" => Op::Events,
-        "info" => Op::Info,
-        "stats" => Op::Stats,
+        "info" => Op::Info(take_page(members)?),
+        "stats" => Op::Stats(take_counts(members)?),
         "version" => Op::Version,
         _ => return Err(format!("no operation {:?}; {}", brief(&name), known())),
     };
@@ -165,6 +189,44 @@ fn take_op(members: &mut Map<String, Value>) -> Result<Op, String> {
         None => Ok(op),
         Some(key) => Err(format!("\"{name}\" takes no member {:?}", brief(key))),
     }
+}
+
+fn take_text(members: &mut Map<String, Value>, name: &str) -> Result<Option<String>, String> {
+    match members.remove(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(format!("\"{name}\" must be a text")),
+    }
+}
+
+fn take_page(members: &mut Map<String, Value>) -> Result<Option<Page>, String> {
+    let name = take_text(members, "page")?;
+    let args = take_text(members, "args")?;
+    match (name, args) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err("\"args\" are for a \"page\", which is missing".to_owned()),
+        (Some(name), args) => Ok(Some(Page {
+            name,
+            args: args.unwrap_or_default(),
+        })),
+    }
+}
+
+fn take_counts(members: &mut Map<String, Value>) -> Result<Option<Counts>, String> {
+    let pattern = take_text(members, "pattern")?;
+    let then = match members.remove("reset") {
+        None | Some(Value::Bool(false)) => Then::Keep,
+        Some(Value::Bool(true)) => Then::Reset,
+        Some(_) => return Err("\"reset\" must be true or false".to_owned()),
+    };
+    let which = match pattern {
+        None if then == Then::Keep => return Ok(None),
+        None => return Err("\"reset\" takes a \"pattern\"; \"*\" is everything".to_owned()),
+        Some(text) => text
+            .parse()
+            .map_err(|e: vm_pdm::stats::StatError| e.to_string())?,
+    };
+    Ok(Some(Counts { which, then }))
 }
 
 fn take_until(members: &mut Map<String, Value>) -> Result<Vec<State>, String> {
@@ -331,6 +393,14 @@ mod tests {
         for (line, word) in [
             (r#"{"id":7,"op":"suspnd"}"#, "suspnd"),
             (r#"{"id":7,"op":"status","force":true}"#, "force"),
+            (r#"{"id":7,"op":"info","args":"0"}"#, "page"),
+            (r#"{"id":7,"op":"info","page":7}"#, "must be a text"),
+            (r#"{"id":7,"op":"stats","pattern":"a||b"}"#, "pattern"),
+            (r#"{"id":7,"op":"stats","reset":true}"#, "everything"),
+            (
+                r#"{"id":7,"op":"stats","pattern":"*","reset":1}"#,
+                "true or false",
+            ),
             (r#"{"id":7}"#, "\"op\" is missing"),
             (r#"{"id":7,"op":3}"#, "must be a text"),
             (r#"{"id":7,"op":"wait"}"#, "until"),

@@ -272,8 +272,8 @@ impl Session {
             | Op::Unplug { .. }
             | Op::Cap { .. }
             | Op::Status
-            | Op::Info
-            | Op::Stats
+            | Op::Info(_)
+            | Op::Stats(_)
             | Op::Version => {
                 let result = ops::run(&self.shared, &op);
                 // What the operation made happen is told before its reply.

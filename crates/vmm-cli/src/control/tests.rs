@@ -513,3 +513,43 @@ fn a_cap_is_set_and_one_that_cannot_be_changes_nothing() {
     assert_eq!(stand.vm.cap(), 35);
     stand.unhurt();
 }
+
+#[test]
+fn a_page_is_answered_with_its_text_and_one_that_is_not_there_with_those_that_are() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let reply = peer.ask(&json!({"id": 1, "op": "info", "page": "cpu", "args": "1"}));
+    let text = reply["text"].as_str().unwrap();
+    assert!(text.starts_with("vCPU 1:"), "{text}");
+    let reply = peer.ask(&json!({"id": 2, "op": "info", "page": "help"}));
+    assert!(
+        reply["text"].as_str().unwrap().contains("timers "),
+        "{reply}"
+    );
+    let reply = peer.ask(&json!({"id": 3, "op": "info", "page": "cpus"}));
+    assert_eq!(reply["error"]["kind"], "usage");
+    let message = reply["error"]["message"].as_str().unwrap();
+    assert!(message.contains("help, bus, cpu"), "{message}");
+    stand.unhurt();
+}
+
+#[test]
+fn statistics_are_told_by_pattern_and_begin_anew_when_asked_to() {
+    let stand = Stand::new();
+    let mut peer = stand.peer();
+    let path = "/vm/ops/power-on/took";
+    let mut count = |reset: bool| {
+        let reply = peer.ask(&json!({"id": 1, "op": "stats", "pattern": path, "reset": reset}));
+        let samples = reply["samples"].as_array().unwrap();
+        assert_eq!(samples.len(), 1, "{reply}");
+        assert_eq!(samples[0]["path"], path);
+        assert_eq!(samples[0]["unit"], "ns");
+        samples[0]["profile"]["count"].clone()
+    };
+    assert_eq!(count(false), 1);
+    assert_eq!(count(true), 1);
+    assert_eq!(count(false), 0);
+    let reply = peer.ask(&json!({"id": 2, "op": "stats"}));
+    assert!(reply.get("samples").is_none(), "{reply}");
+    stand.unhurt();
+}
