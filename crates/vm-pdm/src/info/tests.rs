@@ -1,6 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+//! Names, bad handlers and what their callers get.
+
 use super::*;
 use std::sync::mpsc::channel;
 

@@ -1,6 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+//! Paths, resets, guards and what a snapshot says.
+
 use super::*;
 
 fn everything(stats: &Stats) -> Vec<String> {

@@ -1,6 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
+//! What fires when, on a clock that the test moves and on the real thread.
+
 use super::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, channel};
