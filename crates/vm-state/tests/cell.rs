@@ -512,7 +512,7 @@ fn changes_raced_by_many_threads_are_told_one_at_a_time_in_their_order() {
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                for _ in 0..500 {
+                for _ in 0..if cfg!(miri) { 20 } else { 500 } {
                     let moves = [operations::SUSPEND.moves, operations::RESUME.moves].concat();
                     let Ok(transition) = cell.begin(&moves, USER) else {
                         continue;

@@ -24,7 +24,7 @@ fn running() -> Arc<StateCell> {
 
 /// Waits for `from` and then leads the VM through `moves` to `to`, many times.
 fn follow(cell: &Arc<StateCell>, from: State, moves: &[(State, State)], to: State) {
-    for _ in 0..500 {
+    for _ in 0..if cfg!(miri) { 20 } else { 500 } {
         assert_eq!(cell.wait_until(|state| state == from, LIMIT), Ok(from));
         let transition = cell.begin(moves, Cause::User).expect("nobody else does");
         assert_eq!(transition.commit(to), Ok(to));

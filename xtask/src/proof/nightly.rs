@@ -87,7 +87,7 @@ const MIRI: [Tests; 5] = [
         package: "vm-state",
         programs: THREADS_OF_STATE,
         named: "",
-        skipped: &[],
+        skipped: &["an_observer_that_does_not_return_costs_changes_but_no_memory"],
     },
     Tests {
         package: "vm-cpu-kvm",
