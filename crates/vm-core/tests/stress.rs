@@ -18,6 +18,7 @@ use std::time::Duration;
 use common::{DESTROY, LIMIT, Machine, busy, spec};
 use vm_core::{BoxError, Cancel, Closing, Emt, Intent, Parts, Saver, Vm, VmError, Vote};
 use vm_cpu::GuestRam;
+use vm_cpu::script::{Script, ScriptEngine};
 use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs};
 use vm_cpu_kvm::KvmEngine;
 use vm_emt::Flow;
@@ -115,7 +116,10 @@ fn storm(vm: &Vm) {
 
 #[test]
 fn eight_threads_of_random_operations_neither_hang_nor_break_a_scripted_vm() {
-    let machine = Machine::new(busy());
+    // Two that have to be kicked out of the guest, and two that have to be woken.
+    let idle = || Script::new().work(50).halt_for_good();
+    let engine = ScriptEngine::new(busy()).vcpu(2, idle()).vcpu(3, idle());
+    let machine = Machine::with(engine);
     storm(&machine.create(4));
 }
 
