@@ -192,11 +192,7 @@ impl Bell {
     pub fn clear(&self) -> bool {
         // The look before spares a locked instruction where there is nothing to clear; a ring that
         // comes after it is found by enter or park.
-        let rung = self.pending() && self.slot().word.fetch_and(!PENDING) & PENDING != 0;
-        // The other half of `Bells::ring_published`.
-        #[cfg(loom)]
-        loom::sync::atomic::fence(Ordering::SeqCst);
-        rung
+        self.pending() && self.slot().word.fetch_and(!PENDING) & PENDING != 0
     }
 
     /// Whether the bell is rung.

@@ -183,30 +183,6 @@ impl Bells {
         Word(old)
     }
 
-    /// [`ring_and_look`](Self::ring_and_look) for whoever rings often: if the bell is rung already it
-    /// only reads the word, so that many ringers do not take its cache line from each other.
-    ///
-    /// Only for what was published by a SeqCst store or read-modify-write; a weaker one needs the
-    /// ring that always writes. Why a read is enough then: it found PENDING, so in the one order of
-    /// all SeqCst operations it comes before the EMT's next clear of PENDING (or its departure), and
-    /// the publication before it, and the EMT's look after the clear. Who set PENDING owes the kick
-    /// or the wake.
-    pub fn ring_published(&self, v: u32) -> Word {
-        let Some(slot) = self.slot(v) else {
-            return Word::default();
-        };
-        // Loom takes SeqCst operations for AcqRel ones; there a fence on either side stands in.
-        #[cfg(loom)]
-        if self.fault != crate::Fault::SkipWithoutOrder {
-            loom::sync::atomic::fence(Ordering::SeqCst);
-        }
-        let word = slot.word.load();
-        if word & (LIVE | PENDING) == LIVE | PENDING {
-            return Word(word);
-        }
-        self.ring_and_look(v)
-    }
-
     /// Rings every EMT.
     pub fn ring_all(&self) {
         for v in 0..self.count() {

@@ -82,6 +82,4 @@ pub enum Fault {
     HoldWithoutCheck,
     /// An EMT that was rung while it was held is not woken when it is let go.
     LetGoWithoutWake,
-    /// A ring that is spared because one is pending is not ordered after what was published.
-    SkipWithoutOrder,
 }

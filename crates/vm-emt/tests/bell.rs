@@ -405,16 +405,3 @@ fn only_an_emt_that_is_parked_and_not_rung_can_be_held() {
     bells.let_go(0);
     bells.let_go(1);
 }
-
-#[test]
-fn a_ring_that_may_be_spared_rings_a_bell_that_is_not_rung() {
-    let (bells, bell) = lone();
-    assert!(bells.ring_published(0).awake());
-    assert!(bell.pending());
-    let again = bells.ring_published(0);
-    assert!(again.pending() && again.live());
-    bell.clear();
-    drop(bell);
-    assert!(!bells.ring_published(0).live());
-    assert!(!bells.ring_published(1).live(), "no such vCPU");
-}

@@ -279,38 +279,6 @@ fn an_emt_whose_deadline_passes_while_it_is_held_wakes_when_it_is_let_go() {
     });
 }
 
-/// Two sources that ring only if the bell is not rung.
-fn sparing(fault: Fault) {
-    let bells = Bells::broken(1, fault);
-    let published = Arc::new(AtomicUsize::new(0));
-    let ringers: Vec<_> = (0..2)
-        .map(|_| {
-            let (bells, published) = (bells.clone(), published.clone());
-            thread::spawn(move || {
-                published.fetch_add(1, SeqCst);
-                bells.ring_published(0);
-            })
-        })
-        .collect();
-    let bell = bells.enroll(0).unwrap();
-    attend(&bell, &published, 2, fault);
-    for ringer in ringers {
-        ringer.join().unwrap();
-    }
-}
-
-#[test]
-fn a_ring_that_is_spared_because_one_is_pending_loses_nothing() {
-    check(|| sparing(Fault::None));
-}
-
-#[test]
-fn sparing_a_ring_without_an_order_is_caught() {
-    caught("sparing_a_ring_without_an_order_is_caught", || {
-        sparing(Fault::SkipWithoutOrder)
-    });
-}
-
 #[derive(Debug)]
 struct Watcher {
     published: AtomicBool,

@@ -174,8 +174,15 @@ impl Shared {
                 let empty = unsafe { list.push(node) };
                 match to {
                     Some(v) => {
+                        // Requests on the stack are always somebody's to look at: their first
+                        // pusher's, until it has rung; then the bell's, until it is cleared; then
+                        // the EMT's, which empties the stack or rings itself. Whoever leaves or
+                        // closes empties it too, and a push after that finds it empty. So only the
+                        // first pusher rings; a producer that is ahead of the EMT leaves its word's
+                        // cache line alone. A call rings in any case: it must not wait for a pusher
+                        // that was descheduled between its push and its ring.
                         if empty {
-                            self.announce_post(v);
+                            self.announce(v);
                         }
                         v
                     }
@@ -207,19 +214,6 @@ impl Shared {
             self.refuse_lane(to);
         }
         seen
-    }
-
-    /// [`announce`](Self::announce) for producers that do not wait and so come thick and fast. The
-    /// push was a SeqCst read-modify-write, which is what the sparing ring asks for.
-    ///
-    /// And only the one that pushed onto an empty stack comes here. Requests on the stack are always
-    /// somebody's to look at: their first pusher's, until it has rung; then the bell's, until it is
-    /// cleared; then the EMT's, which empties the stack or rings itself. The same for whoever left
-    /// or closed: it empties the stack, and a push after that finds it empty.
-    fn announce_post(&self, to: u32) {
-        if !self.bells.ring_published(to).live() || self.closed.load(SeqCst) {
-            self.refuse_lane(to);
-        }
     }
 
     /// Rings one EMT for a request that any may run: a parked one, the lowest first; else the

@@ -277,9 +277,9 @@ fn what_two_producers_send_runs_once_each() {
 }
 
 #[test]
-fn a_spared_ring_that_is_not_ordered_is_caught() {
-    caught("a_spared_ring_that_is_not_ordered_is_caught", || {
-        two_senders(Fault::SkipWithoutOrder)
+fn a_producer_that_does_not_wake_its_emt_is_caught() {
+    caught("a_producer_that_does_not_wake_its_emt_is_caught", || {
+        two_senders(Fault::RingWithoutWake)
     });
 }
 
