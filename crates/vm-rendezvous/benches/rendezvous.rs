@@ -4,7 +4,8 @@
 //! What bringing sleeping threads together and letting them go costs, beside other ways to do it.
 //!
 //! The limit is one futex wake for each sleeping thread until the last one runs; it knows no release.
-//! "channel pause" is a protocol as in VMMs with a channel pair per vCPU: tell each, hear each, twice.
+//! "channel pause" is a protocol as in VMMs with a channel pair per vCPU: tell each, hear each, twice;
+//! three times if each is to run something while all are held.
 //! "baton" is the least that one callback after the other on sleeping threads can do: wake all, pass
 //! on from thread to thread, let all go.
 #![expect(clippy::print_stdout, reason = "a benchmark prints its rows")]
@@ -294,19 +295,20 @@ fn barrier(count: u32, times: u32) -> f64 {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tell {
     Hold,
+    Run,
     Release,
     End,
 }
 
-/// A channel pair per vCPU: tell each to hold, hear each; tell each to go on, hear each.
-fn channel_pause(count: u32, times: u32) -> f64 {
+/// A channel pair per vCPU: tell each what to do and hear each, step by step.
+fn channel_pause(steps: &[Tell], count: u32, times: u32) -> f64 {
     let mut handles = Vec::new();
     let mut threads = Vec::new();
     for v in 0..count {
         let (tell, told) = mpsc::channel();
         let (say, hear) = mpsc::channel();
         let run = move || {
-            while let Ok(Tell::Hold | Tell::Release) = told.recv() {
+            while let Ok(Tell::Hold | Tell::Run | Tell::Release) = told.recv() {
                 say.send(()).expect("the initiator listens");
             }
         };
@@ -330,8 +332,7 @@ fn channel_pause(count: u32, times: u32) -> f64 {
     for _ in 0..times {
         settle(count);
         let start = Instant::now();
-        both(Tell::Hold);
-        both(Tell::Release);
+        steps.iter().for_each(|step| both(*step));
         spent += start.elapsed();
     }
     for (tell, _) in &handles {
@@ -345,6 +346,9 @@ fn channel_pause(count: u32, times: u32) -> f64 {
 fn main() {
     const FEW: &str =
         "two wake-ups in a row decide, the same for both; the rest is the machine's noise";
+    const THREE: &str =
+        "an EMT wakes three times, from its bell, to run and to leave; at the barrier twice";
+    const LOCKS: &str = "four passages of the board's lock come before the first EMT";
     let rounds = Rounds::from_args();
     let times = rounds.batch(100);
     for count in [1, 4, 16, 64] {
@@ -362,11 +366,11 @@ fn main() {
 
         let both = format!("rendezvous of {count}, each runs and goes on");
         let mut whole = || ours(How::together(), count, times).1;
-        let peer = ("channel pause", if many { 0.75 } else { 1.05 }, FEW);
+        let peer = ("channel pause", if many { 0.75 } else { 1.05 }, THREE);
         row(rounds, (&both, "us"), &mut whole, peer, &mut || {
-            channel_pause(count, times)
+            channel_pause(&[Tell::Hold, Tell::Run, Tell::Release], count, times)
         });
-        let peer = ("std Barrier, twice", 1.05, FEW);
+        let peer = ("std Barrier, twice", 1.05, THREE);
         row(rounds, (&both, "us"), &mut whole, peer, &mut || {
             barrier(count, times)
         });
@@ -375,11 +379,11 @@ fn main() {
         let mut whole = || ours(How::once(), count, times).1;
         let peer = ("channel pause", if many { 0.5 } else { 1.05 }, FEW);
         row(rounds, (&once, "us"), &mut whole, peer, &mut || {
-            channel_pause(count, times)
+            channel_pause(&[Tell::Hold, Tell::Release], count, times)
         });
 
         let here = format!("rendezvous of {count}, here, all asleep");
-        let budget = ("budget: 80 ns, 20 ns an EMT", 1.0, "");
+        let budget = ("budget: 80 ns, 20 ns an EMT", 1.0, LOCKS);
         let mut whole = || ours_here(count, times);
         row(rounds, (&here, "ns"), &mut whole, budget, &mut || {
             80.0 + 20.0 * f64::from(count)
