@@ -286,7 +286,11 @@ fn waiting(rounds: Rounds, idle: Idle) {
             rounds,
             bench,
             &mut ours,
-            ("limit: one line to and fro", limit, ""),
+            (
+                "limit: one line to and fro",
+                limit,
+                "1.7 or 2.1, as the request comes to lie on its caller's stack",
+            ),
             &mut || {
                 let (line, _server) = ping_pong();
                 each(count, gap, || {
