@@ -22,6 +22,8 @@ use vm_req::Dest;
 type Met0 = Result<Met, MeetError<Infallible>>;
 
 const SHORT: Duration = Duration::from_millis(5);
+/// For who is awake to come, also on a busy machine.
+const ENOUGH: Duration = Duration::from_millis(200);
 
 fn kinds() -> [How; 5] {
     let ordered = [
@@ -573,8 +575,9 @@ fn t_r22_many_rounds_from_threads_and_emts_lose_no_wake_up() {
             });
         }
     });
-    // Per initiator: 30 rounds of each kind, of which "once" runs on one EMT and the rest on three.
-    assert_eq!(ran.load(SeqCst), 3 * 30 * (4 * 3 + 1));
+    // Per initiator as many rounds of each kind, of which "once" runs on one EMT, the rest on three.
+    let expected = 3 * ROUNDS / 5 * (4 * 3 + 1);
+    assert_eq!(usize::try_from(ran.load(SeqCst)), Ok(expected));
 }
 
 #[test]
@@ -655,16 +658,15 @@ fn an_emt_that_enrolls_during_callbacks_waits_for_the_end() {
 fn an_emt_that_does_not_come_is_named_and_the_others_go_on() {
     let rig = Rig::new(3);
     let hold = rig.hold(1);
-    let late: Met0 = rig.meet(How::ascending().limit(SHORT), |_| panic!("must not run"));
+    let how = How::ascending().limit(ENOUGH);
+    let late: Met0 = rig.meet(how, |_| panic!("must not run"));
     let Err(MeetError::Late { vcpu: 1, word, .. }) = late else {
         panic!("{late:?}")
     };
     assert!(word.live());
     assert_eq!(rig.queues.call(0, None, |_| 1), Ok(1));
     assert_eq!(rig.queues.call(2, None, |_| 1), Ok(1));
-    let own = rig.queues.call(0, None, |me| {
-        nest(me, How::ascending().limit(SHORT).into(), 1)
-    });
+    let own = rig.queues.call(0, None, |me| nest(me, how.into(), 1));
     assert!(
         matches!(own, Ok(Err(MeetError::Late { vcpu: 1, .. }))),
         "{own:?}"
@@ -679,11 +681,17 @@ fn callbacks_that_have_begun_are_waited_for_beyond_the_limit() {
     let begun = Barrier::new(2);
     thread::scope(|scope| {
         let met = scope.spawn(|| -> Met0 {
-            rig.meet(How::once().limit(SHORT), |_| {
-                begun.wait(); // begun
-                begun.wait(); // released
-                Ok(Flow::Continue)
-            })
+            loop {
+                let met = rig.meet(How::once().limit(SHORT), |_| {
+                    begun.wait(); // begun
+                    begun.wait(); // released
+                    Ok(Flow::Continue)
+                });
+                // It had not begun: withdrawn, and as good as never made.
+                if !matches!(met, Err(MeetError::Late { .. })) {
+                    break met;
+                }
+            }
         });
         begun.wait();
         // An initiator behind it with a longer limit gives up first and names who holds the round.

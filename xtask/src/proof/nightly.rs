@@ -79,7 +79,12 @@ const MIRI: [Tests; 5] = [
     },
     Tests {
         package: "vm-rendezvous",
-        programs: &["--lib", "--test=initiators", "--test=rendezvous"],
+        programs: &[
+            "--lib",
+            "--test=initiators",
+            "--test=rendezvous",
+            "--test=sleepers",
+        ],
         named: "",
         skipped: &[],
     },
