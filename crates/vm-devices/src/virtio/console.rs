@@ -13,16 +13,19 @@
 //! queue, and so does one that lies outside of memory.
 
 use std::collections::VecDeque;
-use std::fmt::{self, Debug};
+use std::fmt::{self, Debug, Write as _};
 use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vm_pdm::info::Page;
+use vm_pdm::stats::{Scope, StatError};
 use vm_pdm::{BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, ResetKind};
 
 use super::Virtio;
 use super::chain::Fault;
 use super::registers::{Kind, Registers, Taken};
+use super::show::Carried;
 use crate::GuestRam;
 use crate::stream::{BACKLOG, Port, SerialInput, Stream};
 
@@ -98,6 +101,7 @@ impl VirtioConsole {
             capacity: spec.output_bytes.max(2 * MUCH),
             sending: None,
             held: false,
+            carried: Arc::default(),
         };
         let name = &spec.name;
         let stream = Stream::new(name, name, spec.drain_limit, port, input, output)?;
@@ -142,6 +146,7 @@ struct Console {
     /// A buffer of output that did not fit as a whole.
     sending: Option<Sending>,
     held: bool,
+    carried: Arc<Carried>,
 }
 
 struct Sending {
@@ -194,6 +199,7 @@ impl Console {
             let piece = &mut piece[..count];
             taken.chain.read(&self.ram, *done, piece)?;
             self.outbox.extend(&*piece);
+            self.carried.sent.add(count as u64);
             *done += count as u64;
             if *done == taken.chain.readable_bytes() {
                 let head = taken.chain.head;
@@ -224,6 +230,7 @@ impl Console {
             let bytes = &self.backlog.make_contiguous()[..count];
             taken.chain.write(&self.ram, 0, bytes)?;
             self.backlog.drain(..count);
+            self.carried.received.add(count as u64);
             let written = u32::try_from(count).map_err(|_| Fault)?;
             let head = taken.chain.head;
             self.registers.complete(&self.ram, RECEIVE, head, written);
@@ -287,6 +294,31 @@ impl Port for Console {
 impl Device for VirtioConsole {
     fn name(&self) -> &str {
         &self.spec.name
+    }
+
+    fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
+        let (counts, carried) = self.stream.with(|port| {
+            let counts = Arc::clone(port.registers.counts());
+            (counts, Arc::clone(&port.carried))
+        });
+        counts.register(scope)?;
+        carried.register(scope)
+    }
+
+    fn info(&self, page: &mut Page) -> fmt::Result {
+        self.stream.with(|port| {
+            port.registers.describe(page)?;
+            let (queued, capacity) = (port.outbox.len(), port.capacity);
+            writeln!(
+                page,
+                "output: {queued} of {capacity} bytes wait for the host"
+            )?;
+            writeln!(
+                page,
+                "input: {} bytes wait for the guest",
+                port.backlog.len()
+            )
+        })
     }
 
     fn power_on(&self) -> Result<(), DeviceError> {

@@ -34,6 +34,7 @@ mod request;
 mod ring;
 mod rng;
 mod shared;
+mod show;
 mod worker;
 
 use std::fmt::{self, Debug};
@@ -42,6 +43,8 @@ use std::time::Duration;
 
 use vm_memory::GuestMemoryMmap;
 use vm_memory::bitmap::AtomicBitmap;
+use vm_pdm::info::Page;
+use vm_pdm::stats::{Scope, StatError};
 use vm_pdm::{
     BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, Link, ResetKind,
 };
@@ -182,6 +185,15 @@ impl Virtio {
 impl Device for Virtio {
     fn name(&self) -> &str {
         &self.shared.name
+    }
+
+    fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
+        let counts = Arc::clone(self.shared.lock().registers.counts());
+        counts.register(scope)
+    }
+
+    fn info(&self, page: &mut Page) -> fmt::Result {
+        self.shared.lock().describe(page)
     }
 
     fn connect(&self, link: &Link) {

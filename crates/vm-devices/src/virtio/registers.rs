@@ -13,10 +13,13 @@
 //! What a driver may not do changes nothing. A queue that cannot be, or that breaks its rules while
 //! it is used, sets DEVICE_NEEDS_RESET, and no queue is looked at until a reset.
 
+use std::sync::Arc;
+
 use vm_pdm::IrqLine;
 
 use super::chain::Chain;
 use super::ring::{Broken, F_EVENT_IDX, QUEUE_MAX, Ring};
+use super::show::Counts;
 use crate::GuestRam as Ram;
 
 const MAGIC: u32 = 0x7472_6976;
@@ -75,6 +78,7 @@ pub(super) struct Registers {
     rings: Vec<Ring>,
     interrupt_status: u32,
     epoch: u64,
+    counts: Arc<Counts>,
 }
 
 impl Registers {
@@ -92,6 +96,7 @@ impl Registers {
             rings,
             interrupt_status: 0,
             epoch: 0,
+            counts: Arc::default(),
         }
     }
 
@@ -105,6 +110,23 @@ impl Registers {
         self.interrupt_status = 0;
         self.rings.fill_with(Ring::new);
         self.epoch += 1;
+    }
+
+    pub(super) fn counts(&self) -> &Arc<Counts> {
+        &self.counts
+    }
+
+    pub(super) fn status(&self) -> u32 {
+        self.status
+    }
+
+    /// The features that the driver accepted.
+    pub(super) fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    pub(super) fn rings(&self) -> &[Ring] {
+        &self.rings
     }
 
     /// Changes at every reset.
@@ -259,6 +281,7 @@ impl Registers {
     }
 
     fn ring_bell(&mut self, queue: u32) -> bool {
+        self.counts.bells.inc();
         let ring = usize::try_from(queue)
             .ok()
             .and_then(|n| self.rings.get_mut(n))
@@ -305,6 +328,7 @@ impl Registers {
         let Some(ring) = self.rings.get_mut(queue) else {
             return;
         };
+        self.counts.completed.inc();
         match ring.complete(ram, head, bytes) {
             Ok(true) => self.interrupt(INTERRUPT_USED),
             Ok(false) => {}
@@ -315,6 +339,7 @@ impl Registers {
     /// The driver has to reset the device (virtio 1.2, 2.1.2).
     pub(super) fn break_down(&mut self) {
         if !self.has(STATUS_NEEDS_RESET) {
+            self.counts.broken.inc();
             self.status |= STATUS_NEEDS_RESET;
             if self.has(STATUS_DRIVER_OK) {
                 self.interrupt(INTERRUPT_CONFIG);
@@ -323,6 +348,7 @@ impl Registers {
     }
 
     fn interrupt(&mut self, why: u32) {
+        self.counts.interrupts.inc();
         self.interrupt_status |= why;
         self.irq.pulse();
     }

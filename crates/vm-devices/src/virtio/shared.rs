@@ -134,6 +134,7 @@ impl Shared {
                 }
                 Err(Stop::Fault) => state.registers.break_down(),
                 Err(Stop::Refused(_)) => {
+                    state.registers.counts().refused.inc();
                     state.refused = Some(Refused {
                         taken,
                         again: false,

@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use vm_devices::{ConsoleSpec, GuestRam, SerialInput, VirtioConsole};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_pdm::info::Page;
 use vm_pdm::{BusBuilder, Buses, Device, IoCtx, IrqChip, IrqLine, Level, ResetKind};
 
 const ADDRESS: u64 = 0xd000_0000;
@@ -425,6 +426,21 @@ fn power_off_writes_what_is_left_and_power_on_goes_on() {
     let mut got = [0; 5];
     guest.screen.read_exact(&mut got).unwrap();
     assert_eq!(&got, b"again");
+}
+
+#[test]
+fn its_page_tells_what_waits() {
+    let mut guest = Guest::new();
+    guest.console.power_off().unwrap();
+    assert!(guest.try_send(b"waits"));
+    let mut page = Page::new();
+    guest.console.info(&mut page).unwrap();
+    assert_eq!(
+        page.into_text(),
+        "status 0x0f, the driver accepted 0x100000000\nqueue 0: 16 entries, may have work\n\
+         queue 1: 16 entries, no work\noutput: 5 of 16384 bytes wait for the host\n\
+         input: 0 bytes wait for the guest\n"
+    );
 }
 
 /// Something a guest, a typist or the VM does.

@@ -12,6 +12,8 @@ use tempfile::TempDir;
 use vm_devices::{DiskAccess, DiskImage, GuestRam, Virtio};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_pdm::info::Page;
+use vm_pdm::stats::{Pattern, Scope, Stats, Value};
 use vm_pdm::{BusBuilder, Buses, Device, IoCtx, IrqChip, IrqLine, Level};
 
 pub(crate) const ADDRESS: u64 = 0xd000_0000;
@@ -248,6 +250,25 @@ impl Driver {
 
     pub(crate) fn set_data(&self, data: &[u8]) {
         self.ram.write_slice(data, GuestAddress(DATA)).unwrap();
+    }
+
+    /// The device's page.
+    pub(crate) fn page(&self) -> String {
+        let mut page = Page::new();
+        self.device.info(&mut page).unwrap();
+        page.into_text()
+    }
+
+    /// What the device counted under `name`, having registered just now.
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        let stats = Stats::new();
+        let mut scope = Scope::new(&stats, "/d");
+        self.device.stats(&mut scope).unwrap();
+        let all = stats.snapshot(&Pattern::default());
+        match all.get(&format!("/d/{name}")) {
+            Some(Value::Counter(n)) => n,
+            other => panic!("{name}: {other:?}"),
+        }
     }
 
     /// Has no page marked.

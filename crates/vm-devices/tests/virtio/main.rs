@@ -9,4 +9,5 @@ mod dirty;
 mod disk;
 mod driver;
 mod hostile;
+mod show;
 mod transport;

@@ -243,6 +243,12 @@ impl Machine {
         error
     }
 
+    fn page(&self) -> String {
+        let mut page = Page::new();
+        self.device.info(&mut page).expect("written to memory");
+        page.into_text()
+    }
+
     fn resume(&self) {
         self.device.resume().expect("resumes");
     }
@@ -264,11 +270,13 @@ fn what_a_full_host_refuses_waits_for_a_resume_and_is_then_done_once() {
             }
             assert_eq!((machine.used(), machine.statuses()), (0, vec![UNANSWERED]));
             assert_eq!(machine.host.tried(), [0]);
+            assert!(machine.page().contains("waits to be served anew\n"));
             machine.host.refuse(None);
             machine.resume();
             assert_eq!(machine.answers(1), [OK], "{kind}");
             assert_eq!(machine.host.tried(), [0]);
             assert!(machine.raised.try_recv().is_err());
+            assert!(!machine.page().contains("anew"));
         }
     }
 }
