@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
-# environment variable: once, memory, echo, console, disk, disk-reboot,
-# disk-sync, reboot, idle, or (none) a shell.
+# environment variable: once, memory, echo, console, disk, disk-full,
+# disk-reboot, disk-sync, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -61,6 +61,16 @@ disk)
     fi
     echo "vmm: guest disks that are read-only: $(cat /sys/block/vda/ro) $(cat /sys/block/vdb/ro)"
     echo "vmm: guest read $(head -c 100 /dev/hwrng | wc -c) bytes of entropy"
+    ;;
+disk-full)
+    load_modules
+    seq 1 400000 | head -c 2097152 >/tmp/pattern
+    echo "vmm: guest fills its disk"
+    dd if=/tmp/pattern of=/dev/vda bs=64k conv=fsync 2>/dev/null && echo "vmm: guest wrote it all"
+    echo 3 >/proc/sys/vm/drop_caches
+    if dd if=/dev/vda bs=64k count=32 2>/dev/null | cmp - /tmp/pattern; then
+        echo "vmm: guest reads what it wrote"
+    fi
     ;;
 disk-reboot)
     load_modules

@@ -49,6 +49,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     for guest in Kernel::ALL {
         checks.push(disk(guest));
     }
+    checks.push(disk_full());
     checks.push(disk_reboot());
     checks.push(disk_killed());
     checks.push(as_is());
@@ -288,6 +289,56 @@ fn disk(guest: Kernel) -> Check {
         lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
         limit_s: BOOT_LIMIT_S,
         quick: guest == Kernel::V6_1,
+    }
+}
+
+/// A host without room suspends the machine; with room it goes on, and the guest has noticed nothing.
+fn disk_full() -> Check {
+    let options = "--disk full/disk.img --control vm.sock";
+    let vmm = run("vmlinux-6.1", 1, "256M", options, "disk-full");
+    let vmm = vmm.replace("guest.cpio", "disk.cpio");
+    let script = format!(
+        "cat guest.cpio modules-6.1.cpio >disk.cpio
+         mkdir -p full
+         mount -t tmpfs -o size=1m full full
+         truncate -s 4M full/disk.img
+         {vmm} </dev/null >output 2>&1 &
+         machine=$!
+         for step in $(seq 1 800); do
+             ./vmm ctl vm.sock --json status 2>/dev/null >status
+             grep -q SUSPENDED status && break
+             sleep 0.1
+         done
+         cat status
+         echo 'before there is room:'
+         cat output
+         mount -o remount,size=8m full
+         ./vmm ctl vm.sock resume && echo 'resumed'
+         wait $machine
+         status=$?
+         cat output
+         seq 1 400000 | head -c 2097152 >pattern
+         head -c 2097152 full/disk.img | cmp - pattern && echo 'the host reads it too'
+         umount full
+         exit $status"
+    );
+    let says = [
+        "SUSPENDED",
+        "0 bytes are free on its file system: make space, then resume (DiskFull)",
+        "vmm: guest wrote it all",
+        "vmm: guest reads what it wrote",
+        "the host reads it too",
+    ];
+    Check {
+        name: "a full host suspends a machine, which goes on when there is room".into(),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script,
+        status: 0,
+        says: says.map(str::to_owned).to_vec(),
+        lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
+        limit_s: BOOT_LIMIT_S,
+        quick: true,
     }
 }
 
