@@ -8,7 +8,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_devices::{DiskAccess, DiskImage, GuestRam, Virtio};
+use vm_devices::{
+    ConsoleSpec, DiskAccess, DiskImage, GuestRam, SerialInput, Virtio, VirtioConsole,
+};
 use vm_memory::GuestAddress;
 use vm_pdm::{Device, IrqChip, IrqLine, Level};
 
@@ -23,7 +25,7 @@ fn entries(directory: &str) -> usize {
 }
 
 #[test]
-fn power_cycles_of_disks_leave_no_thread_and_no_descriptor() {
+fn power_cycles_of_disks_and_consoles_leave_no_thread_and_no_descriptor() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(4096).unwrap();
     let ram = GuestRam::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
@@ -32,11 +34,18 @@ fn power_cycles_of_disks_leave_no_thread_and_no_descriptor() {
     for _ in 0..50 {
         let image = DiskImage::open(file.path(), DiskAccess::ReadWrite).unwrap();
         let irq = IrqLine::new(Arc::new(Nowhere), 5);
-        let disk = Virtio::disk("disk0", 0, irq, ram.clone(), image);
-        disk.power_on().unwrap();
-        disk.power_off().unwrap();
-        disk.power_on().unwrap();
-        drop(disk);
+        let disk = Virtio::disk("disk0", 0, irq.clone(), ram.clone(), image);
+        let (input, _typed) = std::io::pipe().unwrap();
+        let input: Box<dyn SerialInput> = Box::new(input);
+        let spec = ConsoleSpec::new("console0", 0);
+        let output = Box::new(std::io::sink());
+        let console = VirtioConsole::new(spec, irq, ram.clone(), Some(input), output).unwrap();
+        let devices: [Arc<dyn Device>; 2] = [disk, console];
+        for device in devices {
+            device.power_on().unwrap();
+            device.power_off().unwrap();
+            device.power_on().unwrap();
+        }
     }
     // The kernel lets a joiner go on shortly before the thread leaves the process's list.
     let until = Instant::now() + Duration::from_secs(60);
