@@ -49,6 +49,7 @@ enum WrittenReset {
     #[default]
     Reset,
     PowerOff,
+    Halt,
 }
 
 #[derive(Deserialize, Default)]
@@ -64,7 +65,7 @@ impl VmSpec {
     /// Reads a section with the keys `name`, `cpus`, `max_cpus` (how many can be
     /// there later; absent: `cpus`), `cap` (percent of a host CPU for each), `memory`, `cpu` (`host`,
     /// or the name of a [`vm_cpu::Baseline`] such as `x86-64-v2`), `on_reset`
-    /// (`reset` or `power-off`) and `on_triple_fault` (`guru`, `reset` or `power-off`); what is not
+    /// (`reset`, `power-off` or `halt`) and `on_triple_fault` (`guru`, `reset` or `power-off`); what is not
     /// set is as in [`VmSpec::default`].
     ///
     /// # Errors
@@ -89,6 +90,7 @@ impl VmSpec {
             on_reset: match written.on_reset {
                 WrittenReset::Reset => OnReset::Reset,
                 WrittenReset::PowerOff => OnReset::PowerOff,
+                WrittenReset::Halt => OnReset::Halt,
             },
             on_triple_fault: match written.on_triple_fault {
                 WrittenTripleFault::Guru => TripleFault::Guru,

@@ -10,23 +10,26 @@
 //! Before any rendezvous or request is served the vCPU's pending exit is settled, so code that runs
 //! on an EMT always finds a vCPU whose registers are whole.
 
+mod deeds;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use vm_cpu::{CpuError, Entry, Exit, GuestRam, Machine, Settled, Vcpu};
 use vm_emt::{Bell, Flow};
-use vm_pdm::{Buses, Devices, Effect, IoCtx, ResetKind};
+use vm_pdm::{Action, Buses, Devices, IoCtx, ResetKind, RuntimeError};
 use vm_req::Which;
 
+use self::deeds::Deed;
 use crate::cap::{self, Slice, Turn};
 use crate::component::Pipeline;
 use crate::fault::Fault;
-use crate::ops::{Depth, Wanted, serve_errors};
+use crate::ops::{Depth, serve_errors};
 use crate::recorder::{Flight, HOST_ERROR, Recorder, exit_code};
 use crate::report::Seen;
 use crate::shared::Shared;
-use crate::{Ending, GuruReport, OnReset, TripleFault, VmError, VmSpec, ops, processors};
+use crate::{Ending, GuruReport, TripleFault, VmSpec};
 
 /// Called with a vector that the guest acknowledged.
 pub type EoiHandler = Arc<dyn Fn(u8) + Send + Sync>;
@@ -56,6 +59,7 @@ pub struct Emt {
     /// The last exit was an access that the engine finishes at the next entry.
     unfinished: bool,
     activity: Activity,
+    memory: Memory,
     /// What the guest asked for and has not got yet.
     deeds: VecDeque<Deed>,
     io: IoCtx,
@@ -81,31 +85,11 @@ enum Activity {
     Halted,
 }
 
-/// What the guest asked for, with the VM's policy applied.
-#[derive(Debug)]
-enum Deed {
-    Reset(ResetKind),
-    PowerOff(Ending),
-    Unplug(u32),
-}
-
-impl Deed {
-    fn reset(kind: ResetKind, on_reset: OnReset) -> Self {
-        match on_reset {
-            OnReset::Reset => Self::Reset(kind),
-            OnReset::PowerOff => Self::PowerOff(Ending::GuestReset),
-        }
-    }
-
-    /// The operation's name.
-    fn op(&self) -> &'static str {
-        match self {
-            Self::Reset(ResetKind::Hard) => "hard reset",
-            Self::Reset(ResetKind::Soft) => "soft reset",
-            Self::PowerOff(_) => "power off",
-            Self::Unplug(_) => "unplug",
-        }
-    }
+/// Whether guest memory could be had from the host at the last entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    Had,
+    Wanting,
 }
 
 impl vm_emt::Emt for Emt {
@@ -148,6 +132,7 @@ impl Emt {
             entry: Entry::Go,
             unfinished: false,
             activity: Activity::Runs,
+            memory: Memory::Had,
             deeds: VecDeque::new(),
             io: IoCtx::new(),
             recorder: Recorder::new(counts),
@@ -264,6 +249,7 @@ impl Emt {
             }
             if !self.shared.state.read().is_running() {
                 self.settle_or_guru();
+                self.memory = Memory::Had;
                 self.bell.park(None);
             } else if self.shared.errors.attention() {
                 // Somebody moved the VM meanwhile: look again.
@@ -324,7 +310,11 @@ impl Emt {
             Ok(exit) => self.take_exit(exit),
             Err(e) => {
                 self.bell.note_exit(HOST_ERROR, 0);
-                self.guru(&describe(&e));
+                if wants_memory(&e) {
+                    self.starve(&describe(&e));
+                } else {
+                    self.guru(&describe(&e));
+                }
             }
         }
     }
@@ -334,6 +324,9 @@ impl Emt {
         self.bell.note_exit(exit_code(&exit), rip);
         self.recorder.record(Flight::Exit(exit));
         self.unfinished = false;
+        if !matches!(exit, Exit::MemoryFault { .. } | Exit::Kicked) {
+            self.memory = Memory::Had;
+        }
         match exit {
             Exit::PioRead { .. }
             | Exit::PioWrite { .. }
@@ -357,7 +350,7 @@ impl Emt {
             Exit::InternalError { suberror, data } => self.guru(&format!(
                 "the engine could not execute the guest, suberror {suberror}, data {data:#x}"
             )),
-            Exit::MemoryFault { addr } => self.guru(&match addr {
+            Exit::MemoryFault { addr } => self.starve(&match addr {
                 Some(addr) => format!("guest memory at {addr:#x} could not be had from the host"),
                 None => "guest memory could not be had from the host".to_owned(),
             }),
@@ -393,17 +386,8 @@ impl Emt {
             | Exit::MemoryFault { .. } => Entry::Go,
         };
         if !self.io.is_empty() {
-            let on_reset = self.shared.spec.on_reset;
             for effect in self.io.take() {
-                match effect {
-                    Effect::Reset(kind) => self.deeds.push_back(Deed::reset(kind, on_reset)),
-                    Effect::PowerOff => self.deeds.push_back(Deed::PowerOff(Ending::GuestPowerOff)),
-                    Effect::DebugExit(value) => self
-                        .deeds
-                        .push_back(Deed::PowerOff(Ending::DebugExit(value))),
-                    Effect::Error(error) => self.shared.raise(error),
-                    Effect::Unplug(vcpu) => self.deeds.push_back(Deed::Unplug(vcpu)),
-                }
+                self.ask(effect);
             }
         }
     }
@@ -427,33 +411,22 @@ impl Emt {
         }
     }
 
-    /// Does what the guest asked for, with the exit finished. The guest's operation may lose a race
-    /// against somebody else's; then it is kept and tried again when the VM runs the next time, unless
-    /// that was a reset, after which nobody wants it any more.
-    fn act(&mut self, deed: Deed) {
-        self.settle_or_guru();
-        let shared = Arc::clone(&self.shared);
-        // A reset empties the queue of deeds, so this one is of the machine as it is now.
-        let wanted = Wanted::Resets(shared.resets.total());
-        let result = match &deed {
-            Deed::Reset(kind) => ops::reset(&shared, ops::Caller::On(self, wanted), *kind),
-            Deed::PowerOff(ending) => {
-                ops::power_off(&shared, ops::Caller::On(self, wanted), *ending)
-            }
-            Deed::Unplug(vcpu) => {
-                processors::given_up(self, *vcpu);
-                Ok(())
-            }
-        };
-        match result {
-            Ok(()) | Err(VmError::Overtaken { .. }) => {}
-            Err(VmError::Refused { .. }) => self.deeds.push_front(deed),
-            Err(e) => {
-                let why = describe(&e);
-                shared.errors.failed(deed.op(), &e);
-                self.guru(&format!("{deed:?}, asked for by the guest, failed: {why}"));
-            }
+    /// The host had no memory for the guest. The instruction has not been executed, and is when the
+    /// vCPU enters again: an engine's `run` that gives this exit, or fails for want of memory, leaves
+    /// the guest at the instruction that needed it (KVM API, section 4.10 and `KVM_EXIT_MEMORY_FAULT`
+    /// in section 5: the entry fails, nothing is completed, and an event that was being delivered is
+    /// queued again). So the VM is suspended, and resume tries again. If it was not suspended since
+    /// the last time, trying again at once would not end.
+    fn starve(&mut self, what: &str) {
+        if std::mem::replace(&mut self.memory, Memory::Wanting) == Memory::Wanting {
+            return self.guru(what);
         }
+        self.shared.raise(RuntimeError {
+            id: "HostMemory",
+            source: format!("vCPU {}", self.id()),
+            message: format!("{what}: make memory free on the host and resume"),
+            action: Action::Suspend,
+        });
     }
 
     fn triple_fault(&mut self) {
@@ -466,6 +439,11 @@ impl Emt {
 
     /// This vCPU cannot go on: the VM is kept for inspection.
     pub(crate) fn guru(&mut self, why: &str) {
+        self.doom(vm_state::Cause::Vcpu(self.id()), why);
+    }
+
+    /// The VM cannot go on, as this EMT found: it is kept for inspection.
+    pub(crate) fn doom(&mut self, cause: vm_state::Cause, why: &str) {
         self.recorder.record(Flight::Guru);
         log::error!(target: "vm.guru", "vCPU {}: {why}", self.id());
         let registers = self
@@ -479,13 +457,16 @@ impl Emt {
             flights: self.recorder.last(),
             exit_count: self.recorder.exits(),
         });
-        self.shared
-            .state
-            .raise_fatal(vm_state::Cause::Vcpu(self.id()));
+        self.shared.state.raise_fatal(cause);
         self.shared.follow_state();
         self.shared.cancel_save();
         self.shared.bells.ring_all();
     }
+}
+
+/// Whether an entry failed because the host had no memory for it (`ENOMEM`).
+fn wants_memory(error: &CpuError) -> bool {
+    matches!(error, CpuError::Host { source, .. } if source.kind() == std::io::ErrorKind::OutOfMemory)
 }
 
 /// An error with its causes on one line.

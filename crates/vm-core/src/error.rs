@@ -86,6 +86,16 @@ pub enum VmError {
     /// A device's hook failed; the operation was undone.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// An operation failed, and so did undoing it; the VM is in guru meditation.
+    #[error("{op} failed: {error}; and undoing it failed: {undo}")]
+    NotUndone {
+        /// The operation.
+        op: &'static str,
+        /// What it failed with.
+        error: Box<VmError>,
+        /// What undoing it failed with.
+        undo: Box<VmError>,
+    },
     /// Devices did not finish in time; the operation was undone.
     #[error(
         "{op}: {devices} did not finish within {limit:?}; look at what their host end waits for"

@@ -25,6 +25,7 @@ mod errors;
 mod fault;
 mod observe;
 mod ops;
+mod owner;
 mod pages;
 mod parts;
 mod processors;
@@ -43,7 +44,7 @@ pub use errors::{ErrorEvent, ErrorSubscription, ErrorSummary, Errors, Reported};
 #[cfg(shuttle)]
 #[doc(hidden)]
 pub use fault::Fault;
-pub use parts::{Board, BoardCx, BoxError, Built, Firmware, MachineMsi, Parts};
+pub use parts::{Board, BoardCx, BoxError, Built, Firmware, MachineMsi, OpenSaver, Parts};
 pub use recorder::Flight;
 pub use report::{EmtReport, Ending, GuruReport, Report, Seen, Status};
 pub use save::{Cancel, CancelError, Closing, Intent, SaveError, Saved, Saver, SuspendedBy, Vote};

@@ -14,7 +14,7 @@ use crate::component::{Component, Outcome};
 use crate::emt::{Emt, EoiHandler, describe};
 use crate::observe::{self, Shown};
 use crate::sync::{Mutex, lock};
-use crate::{VmError, VmSpec};
+use crate::{Saver, VmError, VmSpec};
 
 /// Any error.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -67,6 +67,10 @@ pub type Board = Box<dyn FnMut(BoardCx<'_>) -> Result<Built, BoxError> + Send>;
 /// images.
 pub type Firmware = Box<dyn FnMut(&GuestRam) -> Result<Option<Start>, BoxError> + Send>;
 
+/// Makes what a save goes through. Runs on an EMT of the suspended VM, as the saver's `open` and
+/// `close` then do; there are no live passes.
+pub type OpenSaver = Arc<dyn Fn() -> Result<Box<dyn Saver>, BoxError> + Send + Sync>;
+
 /// What a machine is composed of.
 pub struct Parts {
     /// The CPU backend.
@@ -75,6 +79,9 @@ pub struct Parts {
     pub board: Board,
     /// Loads the guest.
     pub firmware: Firmware,
+    /// What the VM is saved through when a device asks for that
+    /// ([`Effect::SaveAndPowerOff`](vm_pdm::Effect::SaveAndPowerOff)).
+    pub saver: Option<OpenSaver>,
     /// Further components, between board and firmware.
     pub extra: Vec<Box<dyn Component>>,
 }
@@ -94,6 +101,7 @@ impl Parts {
             engine,
             board: Box::new(|_| Ok(Built::empty())),
             firmware: Box::new(|_| Ok(None)),
+            saver: None,
             extra: Vec::new(),
         }
     }

@@ -126,6 +126,9 @@ pub enum SaveError {
     /// The VM went into guru meditation or a fatal error meanwhile.
     #[error("the VM died during the save")]
     Died,
+    /// A device asked for a save, and there is nothing to save through.
+    #[error("a device asked for a save, and the machine has no saver: give `Parts` one")]
+    NoSaver,
     /// The guest's memory changed faster than it could be written.
     #[error("the save did not converge in {passes} passes")]
     TooManyPasses {

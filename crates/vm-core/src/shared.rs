@@ -4,8 +4,8 @@
 //! What all threads of one VM share. No field is reachable after the VM is destroyed that a guest
 //! or a device could still use: what is built per machine lives on the EMTs.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use vm_emt::Bells;
@@ -19,6 +19,7 @@ use crate::emt::Emt;
 use crate::errors::Ledger;
 use crate::fault::Fault;
 use crate::observe::Observed;
+use crate::parts::OpenSaver;
 use crate::processors::Plugged;
 use crate::save::Cancel;
 use crate::sync::{AtomicU32, AtomicU64, Condvar, Mutex, lock, wait};
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) cap: Cap,
     /// EMTs with this number and above leave their loops. Only ever lowered.
     leave_from: AtomicU32,
+    /// What a device's save goes through.
+    pub(crate) saver: OnceLock<OpenSaver>,
     /// The save under way.
     pub(crate) saving: Mutex<Option<Cancel>>,
     teleports: AtomicU64,
@@ -81,6 +84,7 @@ impl Shared {
             plugged: Plugged::first(spec.plugged.unwrap_or(spec.vcpus)),
             cap: Cap::new(Arc::clone(&bells), spec.cap_percent),
             leave_from: AtomicU32::new(u32::MAX),
+            saver: OnceLock::new(),
             saving: Mutex::new(None),
             teleports: AtomicU64::new(0),
             teleported: AtomicU64::new(0),

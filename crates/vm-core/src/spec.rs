@@ -32,6 +32,8 @@ pub enum OnReset {
     Reset,
     /// Power off instead.
     PowerOff,
+    /// The vCPU that asked halts and nothing is reset, so that the machine can be looked at.
+    Halt,
 }
 
 /// What a VM is made from.

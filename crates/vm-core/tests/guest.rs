@@ -141,12 +141,7 @@ fn a_triple_fault_powers_off_where_the_policy_says_so() {
 
 #[test]
 fn every_way_an_engine_can_fail_ends_in_guru_meditation() {
-    for fault in [
-        Fault::InternalError(1),
-        Fault::FailEntry(7),
-        Fault::MemoryFault(0x1000),
-        Fault::Host,
-    ] {
+    for fault in [Fault::InternalError(1), Fault::FailEntry(7), Fault::Host] {
         let machine = Machine::new(Script::new().work(1).fault(fault).work(1).forever());
         let vm = machine.create(1);
         vm.power_on().unwrap();
@@ -154,6 +149,40 @@ fn every_way_an_engine_can_fail_ends_in_guru_meditation() {
         assert!(!vm.guru().unwrap().why.is_empty());
         vm.power_off().unwrap();
     }
+}
+
+#[test]
+fn t_m15_a_host_without_memory_suspends_the_vm_and_resume_tries_the_same_again() {
+    let machine = Machine::new(Script::new().work(1).fault(Fault::MemoryFault(0x1000)));
+    let vm = machine.create(1);
+    vm.power_on().unwrap();
+    for _ in 0..3 {
+        vm.wait_until(|s| s == State::Suspended, LIMIT).unwrap();
+        let rip = vm.on_emt(0, LIMIT, |emt| {
+            emt.settled().unwrap().start().unwrap().gprs.rip
+        });
+        assert_eq!(rip.unwrap(), 1, "the instruction that needs the memory");
+        let last = vm.state_cell().snapshot().last_suspend;
+        assert_eq!(last, Some(SuspendReason::RuntimeError));
+        let text = vm.errors().last_runtime.unwrap().to_string();
+        assert!(
+            text.contains("HostMemory") && text.contains("0x1000"),
+            "{text}"
+        );
+        vm.resume(ResumeReason::User).unwrap();
+    }
+    assert_eq!(vm.errors().vm_errors, 0);
+}
+
+#[test]
+fn a_host_without_memory_whose_vm_cannot_be_suspended_is_a_guru_not_a_loop() {
+    let machine = Machine::new(Script::new().work(1).fault(Fault::MemoryFault(0x1000)));
+    let vm = machine.create(1);
+    *machine.fails.lock().unwrap() = Some("suspend");
+    vm.power_on().unwrap();
+    assert_eq!(ended(&vm), State::GuruMeditation);
+    assert!(vm.guru().unwrap().why.contains("0x1000"));
+    assert_eq!(vm.errors().runtime_errors, 1);
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn a_late_vcpu_is_named_and_the_vm_is_as_before() {
 }
 
 #[test]
-fn a_blocking_operation_on_an_emt_or_in_an_observer_is_refused() {
+fn t_c06_a_blocking_operation_on_an_emt_or_in_an_observer_is_refused() {
     let machine = Machine::new(busy());
     let vm = machine.create(2);
     vm.power_on().unwrap();

@@ -445,7 +445,7 @@ fn t_c17_a_fatal_error_during_a_live_save_ends_the_save_and_stays() {
 }
 
 #[test]
-fn t_s07_a_teleported_vm_says_so_until_it_is_resumed() {
+fn t_s07_t_p15_a_teleported_vm_says_so_until_it_is_resumed() {
     let (_machine, vm) = running();
     let (saver, steps) = scripted(1, Fails::Never);
     let save = start(&vm, saver, Intent::Teleport);

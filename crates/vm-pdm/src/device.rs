@@ -28,6 +28,26 @@ pub struct DeviceError {
     pub what: String,
 }
 
+/// A walk over the devices that failed, and was undone.
+#[derive(Debug, thiserror::Error)]
+pub struct WalkError {
+    /// What failed first.
+    pub error: DeviceError,
+    /// What failed first while the walk was undone, if anything did: then some devices are neither
+    /// where they were nor where they should be.
+    pub undo: Option<DeviceError>,
+}
+
+impl fmt::Display for WalkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)?;
+        match &self.undo {
+            None => Ok(()),
+            Some(undo) => write!(f, "; while undoing: {undo}"),
+        }
+    }
+}
+
 /// A device. Dropping it is its destruction.
 ///
 /// # Thread

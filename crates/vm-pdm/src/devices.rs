@@ -8,14 +8,14 @@
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-use crate::{Device, DeviceError, Link, ResetKind};
+use crate::{Device, DeviceError, Link, ResetKind, WalkError};
 
 type Hook = fn(&dyn Device) -> Result<(), DeviceError>;
 
 /// The devices of a VM.
 ///
-/// A hook that fails counts as not done: its own device is not undone. A hook that fails while
-/// others are undone is logged, and the undoing goes on.
+/// A hook that fails counts as not done: its own device is not undone. The undoing goes on when a hook
+/// fails meanwhile; the first such failure is in the [`WalkError`], further ones are logged.
 ///
 /// # Thread
 /// Walks: EMT 0 while all EMTs are gathered. No lock is held across a hook.
@@ -86,24 +86,24 @@ impl Devices {
     /// Powers on in order. If one fails, those before it are powered off in reverse.
     ///
     /// # Errors
-    /// The failing device's.
-    pub fn power_on(&self) -> Result<(), DeviceError> {
+    /// The failing device's, and what failed while it was undone.
+    pub fn power_on(&self) -> Result<(), WalkError> {
         attempt(self.devices.iter(), |d| d.power_on(), |d| d.power_off())
     }
 
     /// Suspends in reverse. If one fails, those already suspended are resumed, the last first.
     ///
     /// # Errors
-    /// The failing device's.
-    pub fn suspend(&self) -> Result<(), DeviceError> {
+    /// The failing device's, and what failed while it was undone.
+    pub fn suspend(&self) -> Result<(), WalkError> {
         attempt(self.devices.iter().rev(), |d| d.suspend(), |d| d.resume())
     }
 
     /// Resumes in order. If one fails, those before it are suspended again in reverse.
     ///
     /// # Errors
-    /// The failing device's.
-    pub fn resume(&self) -> Result<(), DeviceError> {
+    /// The failing device's, and what failed while it was undone.
+    pub fn resume(&self) -> Result<(), WalkError> {
         attempt(self.devices.iter(), |d| d.resume(), |d| d.suspend())
     }
 
@@ -138,16 +138,15 @@ fn attempt<'a>(
     devices: impl Iterator<Item = &'a Arc<dyn Device>>,
     forth: Hook,
     back: Hook,
-) -> Result<(), DeviceError> {
+) -> Result<(), WalkError> {
     let mut done: Vec<&Arc<dyn Device>> = Vec::new();
     for device in devices {
         if let Err(error) = forth(device.as_ref()) {
-            for device in done.into_iter().rev() {
-                if let Err(also) = back(device.as_ref()) {
-                    log::warn!(target: "pdm.walk", "while undoing after \"{error}\": {also}");
-                }
-            }
-            return Err(error);
+            let undone = all(done.into_iter().rev().map(|device| back(device.as_ref())));
+            return Err(WalkError {
+                error,
+                undo: undone.err(),
+            });
         }
         done.push(device);
     }

@@ -11,8 +11,13 @@ use crate::{ResetKind, RuntimeError};
 pub enum Effect {
     /// Reset the VM.
     Reset(ResetKind),
+    /// Suspend the VM; somebody resumes it.
+    Suspend,
     /// Power the VM off.
     PowerOff,
+    /// Suspend the VM, have its embedder save it, and power it off. If it cannot be saved it stays
+    /// suspended.
+    SaveAndPowerOff,
     /// The guest wrote to the debug-exit port: end the VM with this value.
     DebugExit(u32),
     /// The guest gave this vCPU up: it executes nothing until it is plugged again.

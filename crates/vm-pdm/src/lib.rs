@@ -61,7 +61,7 @@ mod timers;
 pub use builder::{BusBuilder, BusError};
 pub use bus::{Buses, Unassigned};
 pub use clock::VirtualClock;
-pub use device::{Device, DeviceError, ResetKind};
+pub use device::{Device, DeviceError, ResetKind, WalkError};
 pub use devices::Devices;
 pub use io::{Effect, IoCtx, IoHandler};
 pub use irq::{IrqChip, IrqLine, Level, MsiSink};

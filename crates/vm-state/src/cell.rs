@@ -353,10 +353,11 @@ impl StateCell {
         inner.previous = old;
         inner.sequence += 1;
         inner.cause = why;
-        if let (Cause::Suspend(reason), true) = (why, to.is_transient()) {
+        // Kept when it has succeeded.
+        if let (Cause::Suspend(reason), false) = (why, to.is_transient()) {
             inner.last_suspend = Some(reason);
         }
-        if let (Cause::Resume(reason), true) = (why, to.is_transient()) {
+        if let (Cause::Resume(reason), false) = (why, to.is_transient()) {
             inner.last_resume = Some(reason);
         }
         // Release pairs with the Acquire in `read`.

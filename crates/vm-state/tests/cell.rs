@@ -353,9 +353,31 @@ fn the_snapshot_remembers_previous_state_count_and_reasons() {
         (State::Suspended, State::Resuming)
     );
     assert_eq!(snapshot.last_suspend, Some(SuspendReason::HostSuspend));
-    assert_eq!(snapshot.last_resume, Some(ResumeReason::HostResume));
+    assert_eq!(snapshot.last_resume, None, "not yet");
     assert_eq!(snapshot.sequence, 6);
-    drop(resume);
+    resume.commit(State::Running).expect("a legal end");
+    let last = cell.snapshot().last_resume;
+    assert_eq!(last, Some(ResumeReason::HostResume));
+}
+
+#[test]
+fn t_p17_a_suspend_or_resume_that_is_undone_leaves_the_last_reason_alone() {
+    let cell = running();
+    let reasons = || {
+        let snapshot = cell.snapshot();
+        (snapshot.last_suspend, snapshot.last_resume)
+    };
+    let why = Cause::Suspend(SuspendReason::User);
+    drop(cell.begin(operations::SUSPEND.moves, why).expect("it runs"));
+    assert_eq!(reasons(), (None, None));
+    let suspend = cell.begin(operations::SUSPEND.moves, why).expect("it runs");
+    suspend.commit(State::Suspended).expect("a legal end");
+    let why = Cause::Resume(ResumeReason::User);
+    drop(
+        cell.begin(operations::RESUME.moves, why)
+            .expect("suspended"),
+    );
+    assert_eq!(reasons(), (Some(SuspendReason::User), None));
 }
 
 #[test]

@@ -186,6 +186,7 @@ fn create(
                 .map(Some)
                 .map_err(|e| Box::new(e) as BoxError)
         }),
+        saver: None,
         extra: Vec::new(),
     };
     Vm::create(spec.vm.clone(), parts).map_err(blame)
@@ -211,6 +212,7 @@ fn blame(error: VmError) -> Failure {
         | VmError::Overtaken { .. }
         | VmError::Vcpu { .. }
         | VmError::Pending { .. }
+        | VmError::NotUndone { .. }
         | VmError::Save { .. }
         | VmError::Fatal { .. } => false,
     };

@@ -128,5 +128,6 @@ pub(super) fn enter_fatal(shared: &Shared, cause: Cause) -> Result<(), VmError> 
         Err(refused) => return Err(VmError::Refused { op: FATAL, refused }),
     }
     shared.cancel_save();
+    shared.follow_state();
     Ok(())
 }

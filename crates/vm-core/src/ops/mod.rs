@@ -7,28 +7,31 @@
 //! does its own part, and EMT 0, last, does the machine's part and commits. If anything fails on the
 //! way the transition is dropped, which undoes it along the table's edge.
 
+mod devices;
 mod errors;
 mod save;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use vm_emt::{Flow, serve_until};
-use vm_pdm::{Action, ResetKind, TimerError};
+use vm_emt::Flow;
+use vm_pdm::{Action, ResetKind};
 use vm_rendezvous::How;
 use vm_state::operations::Operation;
 use vm_state::{Cause, ResumeReason, State, SuspendReason, Transition};
 
+use self::devices::{hold_timers, quiesce};
 use crate::component::Pipeline;
-use crate::emt::Emt;
+use crate::emt::{Emt, describe};
 use crate::fault::Fault;
 use crate::recorder::Flight;
 use crate::shared::Shared;
 use crate::sync::{Mutex, lock};
 use crate::{Ending, VmError, pages};
 
+pub(crate) use devices::wait_devices;
 pub(crate) use errors::{Depth, serve_errors};
-pub(crate) use save::save;
+pub(crate) use save::{save, save_and_power_off};
 
 /// Who asks.
 pub(crate) enum Caller<'a> {
@@ -82,9 +85,7 @@ pub(crate) fn power_on(shared: &Arc<Shared>, caller: Caller<'_>) -> Result<(), V
             begun: &|| shared.errors.quit_suspend(),
             each: &|_| Ok(()),
             last: &|emt, _| {
-                if let Some(devices) = &mut emt.primary.devices {
-                    devices.power_on()?;
-                }
+                devices::power_on(emt)?;
                 Ok(State::Running)
             },
         },
@@ -117,85 +118,6 @@ pub(crate) fn suspend(
     )
 }
 
-/// Suspends the devices, waits for those that are pending, and stops the guest's clock. If any of it
-/// fails the devices are resumed again.
-fn quiesce(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
-    hold_timers(emt, op)?;
-    if let Some(devices) = &emt.primary.devices {
-        devices.suspend()?;
-    }
-    match wait_devices(emt, op).and_then(|()| clock(emt, op)) {
-        Ok(clock_ns) => {
-            emt.primary.clock_ns = clock_ns;
-            // Whoever waited for a suspend has it.
-            emt.shared().errors.quit_suspend();
-            Ok(())
-        }
-        Err(failure) => {
-            if let Some(devices) = &emt.primary.devices
-                && let Err(e) = devices.resume()
-            {
-                log::error!(target: "vm.transition", "while undoing after \"{failure}\": {e}");
-            }
-            Err(failure)
-        }
-    }
-}
-
-/// Holds the virtual clock; when this returns no timer's callback runs.
-fn hold_timers(emt: &Emt, op: &'static str) -> Result<(), VmError> {
-    let limit = emt.spec().quiesce_limit;
-    match emt.shared().timers.quiesce(limit) {
-        Err(TimerError::Late { timer, limit }) => Err(VmError::Pending {
-            op,
-            devices: format!("timer {timer:?}"),
-            limit,
-        }),
-        Ok(()) | Err(TimerError::Thread(_) | TimerError::Running) => Ok(()),
-    }
-}
-
-/// Waits until no device is pending, serving priority requests meanwhile.
-///
-/// # Errors
-/// [`VmError::Pending`] naming those that are late.
-pub(crate) fn wait_devices(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
-    let quiet = |emt: &mut Emt| {
-        emt.primary
-            .devices
-            .as_ref()
-            .is_none_or(|devices| devices.pending().next().is_none())
-    };
-    if quiet(emt) {
-        return Ok(());
-    }
-    let limit = emt.spec().quiesce_limit;
-    if serve_until(emt, Instant::now().checked_add(limit), quiet) {
-        return Ok(());
-    }
-    let pending = emt
-        .primary
-        .devices
-        .as_ref()
-        .map(|d| d.pending().collect::<Vec<_>>().join(", "))
-        .unwrap_or_default();
-    if pending.is_empty() {
-        // The last one finished just after the limit: nobody is late any more.
-        return Ok(());
-    }
-    Err(VmError::Pending {
-        op,
-        devices: pending,
-        limit,
-    })
-}
-
-fn clock(emt: &Emt, op: &'static str) -> Result<Option<u64>, VmError> {
-    emt.machine()
-        .map(|m| m.clock_ns().map_err(|source| VmError::Cpu { op, source }))
-        .transpose()
-}
-
 /// The guest goes on where it was. SUSPENDED -> RESUMING -> RUNNING.
 pub(crate) fn resume(
     shared: &Arc<Shared>,
@@ -219,9 +141,7 @@ pub(crate) fn resume(
                         source,
                     })?;
                 }
-                if let Some(devices) = &mut emt.primary.devices {
-                    devices.resume()?;
-                }
+                devices::resume(emt)?;
                 emt.primary.clock_ns = None;
                 Ok(State::Running)
             },
@@ -389,6 +309,10 @@ fn step(
     emt: &mut Emt,
 ) -> Result<Flow, VmError> {
     let done = part(act, slot, asked, emt);
+    if let Err(e @ VmError::NotUndone { .. }) = &done {
+        // Devices are neither here nor there: nobody may run this VM again.
+        emt.doom(Cause::Host, &describe(e));
+    }
     if done.is_err() && !emt.shared().is_broken(Fault::UndoWithoutRing) {
         undo(emt.shared(), lock(slot).take());
     }
@@ -417,6 +341,15 @@ fn part(
                 op: act.op.name,
                 refused,
             })?;
+        // A cause that was remembered while the VM did not run: no device hears of this operation.
+        if act.op.name != vm_state::operations::POWER_OFF.name
+            && emt.shared().state.fatal().is_some()
+        {
+            return Err(VmError::Fatal {
+                op: act.op.name,
+                state: transition.undo(),
+            });
+        }
         *lock(slot) = Some(transition);
         (act.begun)();
     }

@@ -10,13 +10,13 @@
 use std::sync::Arc;
 
 use vm_state::operations::{LIVE_END, LIVE_FINISH, LIVE_SUSPEND};
-use vm_state::{Cause, State};
+use vm_state::{Cause, State, SuspendReason};
 
-use super::{Act, Caller, gather, refuse_blocking};
+use super::{Act, Caller, Wanted, gather, refuse_blocking};
 use crate::save::{Cancel, Closing, Intent, SaveError, Saved, Saver, SuspendedBy, Vote};
 use crate::shared::Shared;
 use crate::sync::lock;
-use crate::{Emt, VmError};
+use crate::{Emt, Ending, VmError};
 
 const OP: &str = "save";
 
@@ -58,6 +58,39 @@ fn run(owner: &Owner, saver: &mut dyn Saver, intent: Intent) -> Result<Saved, Vm
         owner.shared.end_teleport(mark);
     }
     result
+}
+
+/// What a device asked for: suspends the VM, saves it through the embedder's saver and powers it off.
+/// If a step fails, or somebody else goes ahead, the VM stays as the step before left it.
+pub(crate) fn save_and_power_off(emt: &mut Emt, wanted: Wanted) -> Result<(), VmError> {
+    let shared = Arc::clone(emt.shared());
+    let open = shared.saver.get().ok_or(failed(SaveError::NoSaver))?;
+    super::suspend(&shared, Caller::On(emt, wanted), SuspendReason::Vm)?;
+    let mut saver = open().map_err(|e| failed(SaveError::Saver(e)))?;
+    save_suspended(emt, saver.as_mut())?;
+    super::power_off(&shared, Caller::On(emt, wanted), Ending::GuestPowerOff)
+}
+
+/// [`save`] of a VM that is suspended, from one of its EMTs.
+fn save_suspended(emt: &mut Emt, saver: &mut dyn Saver) -> Result<(), VmError> {
+    let shared = Arc::clone(emt.shared());
+    let owner = Owner::claim(&shared)?;
+    saver.open().map_err(|e| failed(SaveError::Saver(e)))?;
+    let limit = Some(shared.spec.gather_limit);
+    let written = shared
+        .queues
+        .call_from(emt, 0, limit, |emt| write(&owner, emt, &mut *saver))
+        .map_err(|e| VmError::from_call(OP, 0, e))
+        .flatten();
+    let closing = if written.is_ok() {
+        Closing::Keep
+    } else {
+        Closing::Drop
+    };
+    let closed = saver.close(closing);
+    drop(owner);
+    written?;
+    closed.map_err(|e| failed(SaveError::Saver(e)))
 }
 
 /// Where a save starts from.
@@ -111,7 +144,7 @@ fn suspend(owner: &Owner) -> Result<SuspendedBy, VmError> {
         begun: &|| {},
         each: &|_| Ok(()),
         last: &|emt, _| {
-            super::quiesce(emt, "save")?;
+            super::devices::quiesce(emt, "save")?;
             Ok(State::SuspendedLs)
         },
     };
@@ -130,30 +163,33 @@ fn suspend(owner: &Owner) -> Result<SuspendedBy, VmError> {
 /// -> SAVING -> SUSPENDED, on EMT 0.
 fn finish(owner: &Owner, saver: &mut dyn Saver) -> Result<(), VmError> {
     let shared = &owner.shared;
-    let moves = [LIVE_FINISH.moves, vm_state::operations::SAVE.moves].concat();
-    let last = |emt: &mut Emt| -> Result<(), VmError> {
-        let transition = shared
-            .state
-            .begin(&moves, Cause::Save)
-            .map_err(|refused| VmError::Refused { op: OP, refused })?;
-        if owner.cancel.is_cancelled() {
-            return Err(failed(SaveError::Cancelled));
-        }
-        saver
-            .finish(emt, &owner.cancel)
-            .map_err(|e| failed(SaveError::Saver(e)))?;
-        match transition.commit(State::Suspended) {
-            Ok(State::Suspended) => Ok(()),
-            Ok(state) | Err(vm_state::IllegalTarget { ended: state, .. }) => {
-                Err(VmError::Fatal { op: OP, state })
-            }
-        }
-    };
     let limit = Some(shared.spec.gather_limit);
     shared
         .queues
-        .call(0, limit, last)
+        .call(0, limit, |emt| write(owner, emt, saver))
         .map_err(|e| VmError::from_call(OP, 0, e))?
+}
+
+/// The final pass.
+fn write(owner: &Owner, emt: &mut Emt, saver: &mut dyn Saver) -> Result<(), VmError> {
+    let moves = [LIVE_FINISH.moves, vm_state::operations::SAVE.moves].concat();
+    let transition = owner
+        .shared
+        .state
+        .begin(&moves, Cause::Save)
+        .map_err(|refused| VmError::Refused { op: OP, refused })?;
+    if owner.cancel.is_cancelled() {
+        return Err(failed(SaveError::Cancelled));
+    }
+    saver
+        .finish(emt, &owner.cancel)
+        .map_err(|e| failed(SaveError::Saver(e)))?;
+    match transition.commit(State::Suspended) {
+        Ok(State::Suspended) => Ok(()),
+        Ok(state) | Err(vm_state::IllegalTarget { ended: state, .. }) => {
+            Err(VmError::Fatal { op: OP, state })
+        }
+    }
 }
 
 fn failed(source: SaveError) -> VmError {

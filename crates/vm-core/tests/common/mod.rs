@@ -23,6 +23,9 @@ pub(crate) const DESTROY: Duration = Duration::from_secs(60);
 /// Ports of the test board.
 pub(crate) const PORT_POWER_OFF: u16 = 0x600;
 pub(crate) const PORT_RESET: u16 = 0x602;
+/// Suspends the VM: 0 and no more, anything else saves it and powers it off.
+pub(crate) const PORT_SUSPEND: u16 = 0x608;
+pub(crate) const PORT_SOFT_RESET: u16 = 0x60a;
 /// Raises a runtime error: 0 informs, 1 suspends, anything else is fatal.
 pub(crate) const PORT_ERROR: u16 = 0x606;
 pub(crate) const PORT_DEBUG_EXIT: u16 = 0xf4;
@@ -151,6 +154,19 @@ impl Machine {
                 "reset",
                 PORT_RESET..=PORT_RESET,
                 Arc::new(Raise(|_| Effect::Reset(ResetKind::Hard))),
+            )?;
+            buses.pio(
+                "suspend",
+                PORT_SUSPEND..=PORT_SUSPEND,
+                Arc::new(Raise(|v| match v {
+                    0 => Effect::Suspend,
+                    _ => Effect::SaveAndPowerOff,
+                })),
+            )?;
+            buses.pio(
+                "soft-reset",
+                PORT_SOFT_RESET..=PORT_SOFT_RESET,
+                Arc::new(Raise(|_| Effect::Reset(ResetKind::Soft))),
             )?;
             buses.pio(
                 "error",

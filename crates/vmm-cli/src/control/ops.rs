@@ -118,6 +118,7 @@ fn failed(error: &VmError) -> Failed {
         VmError::Late { .. } | VmError::Pending { .. } => Kind::Late,
         VmError::Gone { .. } => Kind::Gone,
         VmError::Spec { .. }
+        | VmError::NotUndone { .. }
         | VmError::Fatal { .. }
         | VmError::Component(_)
         | VmError::Device(_)
