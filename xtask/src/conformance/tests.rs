@@ -30,7 +30,7 @@ fn wrong(tests: &[Test]) -> Vec<String> {
 
 #[test]
 fn each_family_has_its_cases_without_a_gap() {
-    for (family, count) in FAMILIES.iter().zip([35, 27, 23, 19, 16]) {
+    for (family, count) in FAMILIES.iter().zip([35, 27, 23, 19, 16, 20, 21]) {
         let numbers: Vec<_> = family
             .cases()
             .map(|(id, _)| (id.family, id.number))
