@@ -4,7 +4,7 @@
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
 # environment variable: once, memory, echo, console, disk, disk-full,
-# disk-reboot, disk-sync, reboot, idle, or (none) a shell.
+# disk-reboot, disk-sync, button, cpus, busy, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -92,6 +92,33 @@ disk-sync)
         printf 'block %07d' $n | dd of=/dev/vda bs=512 seek=$n conv=fsync 2>/dev/null
         echo "vmm: guest synced $n"
     done
+    ;;
+button)
+    load_modules
+    for step in $(seq 1 100); do
+        [ -e /dev/input/event0 ] && break
+        sleep 0.1
+    done
+    echo "vmm: guest waits for its power button"
+    # struct input_event: 16 bytes of time, then type EV_KEY and code KEY_POWER.
+    set -- $(head -c 24 /dev/input/event0 | od -An -v -t u2)
+    [ "$9 ${10}" = "1 116" ] && echo "vmm: guest's power button was pressed"
+    ;;
+cpus)
+    seen=0
+    while :; do
+        for cpu in /sys/devices/system/cpu/cpu[0-9]*/online; do
+            [ "$(cat $cpu)" = 0 ] && echo 1 >$cpu
+        done 2>/dev/null
+        count=$(nproc)
+        [ $count = $seen ] || echo "vmm: guest has $count CPU(s)"
+        seen=$count
+        sleep 0.2
+    done
+    ;;
+busy)
+    echo "vmm: guest is busy"
+    while :; do :; done
     ;;
 reboot)
     reboot -f

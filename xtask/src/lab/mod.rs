@@ -7,6 +7,7 @@
 pub(crate) mod debian;
 pub(crate) mod modules;
 pub(crate) mod payload;
+mod power;
 pub(crate) mod qemu;
 pub(crate) mod setup;
 mod test_run;

@@ -38,7 +38,14 @@ pub(crate) const MODULE_SETS: &[(&str, &[&str])] = &[
 ];
 
 /// What a guest of ours loads for its devices.
-const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_console", "virtio_rng"];
+const GUEST_MODULES: &[&str] = &[
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_console",
+    "virtio_rng",
+    "button",
+    "evdev",
+];
 
 /// A Debian cloud kernel, as lab or as guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]

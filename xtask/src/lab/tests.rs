@@ -64,10 +64,11 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     checks.push(memory(lab_memory_mib));
     checks.push(reboot());
     checks.push(reset());
+    checks.extend(super::power::checks());
     checks
 }
 
-fn run(image: &str, cpus: u32, memory: &str, options: &str, guest: &str) -> String {
+pub(super) fn run(image: &str, cpus: u32, memory: &str, options: &str, guest: &str) -> String {
     format!(
         "./vmm run --kernel {image} --initrd guest.cpio --cpus {cpus} --memory {memory} {options} \
          --append 'console=ttyS0 quiet panic=-1 guest={guest}'"

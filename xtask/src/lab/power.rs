@@ -1,0 +1,147 @@
+// Copyright 2026 the authors
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+
+//! Lab checks of what is done to a running machine: its power button, vCPUs that come and go, the
+//! execution cap. Each has a guest in the background and speaks to its control socket.
+
+use super::setup::Kernel;
+use super::tests::{Check, run};
+
+const LIMIT_S: u32 = 240;
+
+pub(super) fn checks() -> Vec<Check> {
+    let mut checks = vec![cap()];
+    for guest in Kernel::ALL {
+        checks.push(power_button(guest));
+        checks.push(plug(guest));
+    }
+    checks
+}
+
+/// Waits until the output has `pattern` so many times; says so if it does not come.
+const WAIT: &str = "
+    told() {
+        for step in $(seq 1 1200); do
+            [ $(grep -c \"$1\" output) -ge ${2:-1} ] && return 0
+            sleep 0.1
+        done
+        echo \"never: $1\"
+        return 1
+    }";
+
+/// `steps` beside a guest that runs with a control socket; the status is the guest's.
+fn beside(vmm: &str, steps: &str) -> String {
+    format!(
+        "{WAIT}
+         touch output
+         {vmm} --control vm.sock </dev/null >output 2>&1 &
+         machine=$!
+         {steps}
+         wait $machine
+         status=$?
+         cat output
+         exit $status"
+    )
+}
+
+fn power_button(guest: Kernel) -> Check {
+    let kernel = guest.name();
+    let options = format!("--initrd modules-{kernel}.cpio");
+    let vmm = run(&format!("vmlinux-{kernel}"), 1, "256M", &options, "button");
+    Check {
+        name: format!("a pressed power button makes a guest with {kernel} shut itself down"),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script: beside(
+            &vmm,
+            "told 'guest waits for its power button'
+             ./vmm ctl vm.sock poweroff --graceful && echo 'the guest is off'",
+        ),
+        status: 0,
+        says: vec![
+            "vmm: guest's power button was pressed".into(),
+            "the guest is off".into(),
+        ],
+        lacks: vec!["Kernel panic", "Call Trace", "cannot load", "never: "],
+        limit_s: LIMIT_S,
+        quick: guest == Kernel::V6_1,
+    }
+}
+
+/// The guest counts its CPUs; what is plugged outlives a reset.
+fn plug(guest: Kernel) -> Check {
+    let kernel = guest.name();
+    let vmm = run(
+        &format!("vmlinux-{kernel}"),
+        1,
+        "256M",
+        "--max-cpus 3",
+        "cpus",
+    );
+    Check {
+        name: format!("vCPUs come to a guest with {kernel}, go again, and outlive a reset"),
+        lab: Kernel::V6_12,
+        cpus: 2,
+        script: beside(
+            &vmm,
+            "told 'guest has 1 CPU'
+             ./vmm ctl vm.sock plug 2
+             told 'guest has 2 CPU' && echo 'it came'
+             ./vmm ctl vm.sock unplug 2
+             told 'guest has 1 CPU' 2 && echo 'it went'
+             ./vmm ctl vm.sock unplug 0 || echo 'the first one stays'
+             ./vmm ctl vm.sock plug 1
+             told 'guest has 2 CPU' 2 && echo 'another came'
+             ./vmm ctl vm.sock reset
+             told 'userspace reached.* 2 CPU' && echo 'it outlived a reset'
+             ./vmm ctl vm.sock status
+             ./vmm ctl vm.sock poweroff",
+        ),
+        status: 0,
+        says: [
+            "it came",
+            "it went",
+            "the first one stays",
+            "another came",
+            "it outlived a reset",
+            "plugged [0,1]",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        lacks: vec!["Kernel panic", "Call Trace", "never: "],
+        limit_s: LIMIT_S,
+        quick: guest == Kernel::V6_1,
+    }
+}
+
+/// A guest that never rests uses no more CPU time than its cap allows, in slices of 100 ms.
+fn cap() -> Check {
+    let vmm = run("vmlinux-6.1", 1, "256M", "", "busy");
+    Check {
+        name: "a busy guest keeps to its execution cap".into(),
+        lab: Kernel::V6_12,
+        cpus: 2,
+        script: beside(
+            &vmm,
+            "told 'guest is busy'
+             ./vmm ctl vm.sock cap 25
+             thread=$(./vmm ctl vm.sock --json status | sed 's/.*\"tids\":\\[\\([0-9]*\\).*/\\1/')
+             used() { read -r line </proc/$machine/task/$thread/stat; set -- ${line##*) }; echo $((${12} + ${13})); }
+             now() { read -r up idle </proc/uptime; echo ${up%.*}${up#*.}; }
+             before=$(used) begun=$(now)
+             sleep 10
+             share=$(( ($(used) - before) * 100 / ($(now) - begun) ))
+             echo \"the guest used $share percent of a CPU under a cap of 25\"
+             [ $share -ge 1 ] && [ $share -le 30 ] && echo 'it keeps to its cap'
+             ./vmm ctl vm.sock cap 0 || echo 'no cap of nothing'
+             ./vmm ctl vm.sock poweroff",
+        ),
+        status: 0,
+        says: ["it keeps to its cap", "no cap of nothing"]
+            .map(str::to_owned)
+            .to_vec(),
+        lacks: vec!["Kernel panic", "Call Trace", "never: "],
+        limit_s: LIMIT_S,
+        quick: false,
+    }
+}
