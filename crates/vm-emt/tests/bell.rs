@@ -392,6 +392,31 @@ fn a_deadline_that_passes_while_an_emt_is_held_counts_when_it_is_let_go() {
 }
 
 #[test]
+fn an_emt_whose_deadline_passed_while_it_was_held_sleeps_and_enters_as_before() {
+    let bells = Bells::new(1);
+    thread::scope(|scope| {
+        let emt = scope.spawn(|| {
+            let bell = bells.enroll(0).unwrap();
+            bell.install_kick(Arc::new(CountingKick::default()));
+            bell.clear();
+            let first = bell.park(Some(Instant::now() + Duration::from_millis(50)));
+            let again = bell.park(Some(Instant::now() + Duration::from_millis(2)));
+            (first, again, bell.enter().is_some())
+        });
+        until_parked(&bells, 0);
+        if bells.hold(0) {
+            let asleep = bells.word(0);
+            while bells.word(0) == asleep {
+                thread::yield_now(); // until it has noted that its time is over
+            }
+            bells.let_go(0);
+        }
+        let expected = (Woken::Deadline, Woken::Deadline, true);
+        assert_eq!(emt.join().unwrap(), expected);
+    });
+}
+
+#[test]
 fn only_an_emt_that_is_parked_and_not_rung_can_be_held() {
     let (bells, bell) = lone();
     assert!(!bells.hold(0), "awake");

@@ -22,9 +22,11 @@ fn running() -> Arc<StateCell> {
     cell
 }
 
+const ROUNDS: u64 = if cfg!(miri) { 20 } else { 500 };
+
 /// Waits for `from` and then leads the VM through `moves` to `to`, many times.
 fn follow(cell: &Arc<StateCell>, from: State, moves: &[(State, State)], to: State) {
-    for _ in 0..if cfg!(miri) { 20 } else { 500 } {
+    for _ in 0..ROUNDS {
         assert_eq!(cell.wait_until(|state| state == from, LIMIT), Ok(from));
         let transition = cell.begin(moves, Cause::User).expect("nobody else does");
         assert_eq!(transition.commit(to), Ok(to));
@@ -50,7 +52,7 @@ fn two_threads_that_wait_for_each_others_changes_lose_none() {
             State::Running,
         );
     });
-    assert_eq!(cell.snapshot().sequence, 3 + 4 * 500);
+    assert_eq!(cell.snapshot().sequence, 3 + 4 * ROUNDS);
 }
 
 #[test]

@@ -120,7 +120,7 @@ const TSAN: [Tests; 5] = [
         package: "vm-rendezvous",
         programs: &["--lib", "--tests"],
         named: "",
-        skipped: &["a_loop_that_enters_the_guest_before_it_looks_is_found"],
+        skipped: &["found"],
     },
     Tests {
         package: "vm-state",
