@@ -26,6 +26,8 @@ pub enum Origin {
     },
     /// An override, as `--set` gives it.
     Override,
+    /// A flag of the program, by its name.
+    Flag(Arc<str>),
     /// The program itself.
     Default,
 }
@@ -35,6 +37,7 @@ impl fmt::Display for Origin {
         match self {
             Self::File { file, line } => write!(f, "{}:{line}", file.display()),
             Self::Override => f.pad("override"),
+            Self::Flag(name) => f.pad(name),
             Self::Default => f.pad("default"),
         }
     }

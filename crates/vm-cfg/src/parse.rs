@@ -28,8 +28,7 @@ struct Source<'a> {
 /// What the values of a source are said to come from.
 pub(crate) enum LineOrigin {
     File(Arc<Path>),
-    Override,
-    Default,
+    Said(Origin),
 }
 
 /// Parses a document.
@@ -154,8 +153,7 @@ impl Source<'_> {
                 file: Arc::clone(file),
                 line: self.line(span.start),
             },
-            LineOrigin::Override => Origin::Override,
-            LineOrigin::Default => Origin::Default,
+            LineOrigin::Said(origin) => origin.clone(),
         }
     }
 
@@ -183,7 +181,7 @@ fn integer_of(parsed: &DeInteger<'_>) -> Option<i128> {
 ///
 /// The value is TOML, or else, if it is nothing that TOML would begin with a quote or a bracket, the
 /// text as it stands, so that `vm.memory=6G` needs no quotes.
-pub(crate) fn assignment(text: &str) -> Result<(Vec<String>, Node), CfgError> {
+pub(crate) fn assignment(text: &str, origin: &Origin) -> Result<(Vec<String>, Node), CfgError> {
     let refused = |message: String| CfgError::Override {
         text: clip(text),
         message,
@@ -198,7 +196,7 @@ pub(crate) fn assignment(text: &str) -> Result<(Vec<String>, Node), CfgError> {
         Err("a line break in the value".to_owned())
     } else {
         let line = format!("value = {value}");
-        document("override", &line, LineOrigin::Override).map_err(|error| {
+        document("override", &line, LineOrigin::Said(origin.clone())).map_err(|error| {
             if let CfgError::Syntax { message, .. } = error {
                 message
             } else {
@@ -213,7 +211,7 @@ pub(crate) fn assignment(text: &str) -> Result<(Vec<String>, Node), CfgError> {
         )),
         Err(_) if is_plain(value) => Ok((
             path,
-            Node::new(Value::Text(value.to_owned()), Origin::Override),
+            Node::new(Value::Text(value.to_owned()), origin.clone()),
         )),
         Err(message) => Err(refused(format!("the value is not TOML ({message})"))),
     }

@@ -36,7 +36,7 @@ impl Builder {
     ///
     /// [`CfgError::Syntax`], [`CfgError::Conflict`].
     pub fn defaults(self, text: &str) -> Result<Self, CfgError> {
-        let parsed = parse::document("defaults", text, LineOrigin::Default)?;
+        let parsed = parse::document("defaults", text, LineOrigin::Said(Origin::Default))?;
         self.merge(parsed)
     }
 
@@ -74,7 +74,20 @@ impl Builder {
     /// # Errors
     ///
     /// [`CfgError::Override`], [`CfgError::Conflict`].
-    pub fn set(mut self, assignment: &str) -> Result<Self, CfgError> {
+    pub fn set(self, assignment: &str) -> Result<Self, CfgError> {
+        self.assign(assignment, &Origin::Override)
+    }
+
+    /// Adds an override as [`set`](Self::set) does, that is said to come from the flag `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set).
+    pub fn flag(self, name: &str, assignment: &str) -> Result<Self, CfgError> {
+        self.assign(assignment, &Origin::Flag(name.into()))
+    }
+
+    fn assign(mut self, assignment: &str, origin: &Origin) -> Result<Self, CfgError> {
         if assignment.len() as u64 > SIZE_LIMIT {
             let message = "too long".to_owned();
             return Err(CfgError::Override {
@@ -82,12 +95,13 @@ impl Builder {
                 message,
             });
         }
-        let (steps, value) = parse::assignment(assignment)?;
+        let (steps, value) = parse::assignment(assignment, origin)?;
         let mut node = &mut self.root;
         let mut path = String::new();
         for step in steps {
             let at = join(&path, &step);
-            node = descend(node, &step).map_err(|message| conflict(&at, &value, &message))?;
+            node =
+                descend(node, &step, origin).map_err(|message| conflict(&at, &value, &message))?;
             path = at;
         }
         merge_into(&path, node, value)?;
@@ -112,11 +126,11 @@ impl Builder {
 }
 
 /// One step down, where an override leads; what is not there yet is made.
-fn descend<'n>(node: &'n mut Node, step: &str) -> Result<&'n mut Node, String> {
+fn descend<'n>(node: &'n mut Node, step: &str, origin: &Origin) -> Result<&'n mut Node, String> {
     let what = node.value.describe();
     match &mut node.value {
         Value::Table(table) => {
-            let empty = || Node::new(Value::Table(Table::new()), Origin::Override);
+            let empty = || Node::new(Value::Table(Table::new()), origin.clone());
             Ok(table.entry(Key(step.to_owned())).or_insert_with(empty))
         }
         Value::List(list) => {

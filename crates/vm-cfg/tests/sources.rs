@@ -44,6 +44,20 @@ fn a_later_source_goes_before_an_earlier_one_key_by_key() {
 }
 
 #[test]
+fn a_value_from_a_flag_names_the_flag() {
+    let tree = Tree::builder()
+        .flag("--cpus", "vm.cpus=2")
+        .and_then(|builder| builder.flag("--name", "vm.name=a b"))
+        .expect("no conflict")
+        .build();
+    let origins = tree.entries().into_iter().map(|entry| entry.origin);
+    let expected = ["--cpus", "--name"].map(|flag| Origin::Flag(flag.into()));
+    assert_eq!(origins.collect::<Vec<_>>(), expected);
+    let error = tree.refuse_unread().expect_err("nobody has read it");
+    assert_eq!(error.to_string(), "vm.cpus (--cpus): unknown key");
+}
+
+#[test]
 fn an_override_is_toml_or_a_plain_text() {
     let cases = [
         ("a=1", "a = 1\n"),

@@ -23,10 +23,21 @@ pub(crate) enum Verb {
     Run(Box<RunArgs>),
     /// Control a running VM through the socket of its --control
     Ctl(CtlArgs),
+    /// Check and show a configuration
+    #[command(subcommand)]
+    Config(ConfigVerb),
     /// Show what this host can do, and which engine "auto" takes and why
     Host(HostArgs),
     /// Show the states of a VM and which call is legal in which
     States(StatesArgs),
+}
+
+/// What `vmm config` does.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Show what "vmm run" would take from the same flags, and where each value comes from;
+    /// --json: as one object
+    Check(Box<RunArgs>),
 }
 
 /// `vmm run`.

@@ -10,13 +10,14 @@ use log::LevelFilter;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use vm_boot::{Form, Platform, VirtioWindows};
-use vm_cfg::{Bounded, Builder, Tree};
+use vm_cfg::{Bounded, Tree};
 use vm_core::VmSpec;
 use vm_cpu::RamLayout;
 use vm_devices::DiskAccess;
 
 use crate::args::RunArgs;
 use crate::console::Choice;
+use crate::flags;
 
 /// What is to be run.
 #[derive(Debug)]
@@ -132,22 +133,53 @@ struct DiskSection {
     read_only: bool,
 }
 
-const DEFAULTS: &str = "[run]\nengine = 'auto'\nrng = false\nconsole = 'serial'\n";
+/// What holds when nobody says otherwise; in vm-core's part as in [`VmSpec::default`].
+const DEFAULTS: &str = "\
+[vm]
+name = 'vm'
+cpus = 1
+cap = 100
+memory = '256M'
+cpu = 'host'
+on_reset = 'reset'
+on_triple_fault = 'guru'
+[boot]
+form = 'auto'
+[run]
+engine = 'auto'
+rng = false
+console = 'serial'
+";
 
 /// Reads everything the user said.
 ///
 /// # Errors
 /// The first thing that is wrong, with its key or flag and what would be right.
 pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
+    read_tree(args).map(|(spec, _)| spec)
+}
+
+/// Reads everything the user said; gives also the tree it was said in, all of which was read.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_tree(args: &RunArgs) -> anyhow::Result<(RunSpec, Tree)> {
     let mut builder = Tree::builder().defaults(DEFAULTS)?;
     if let Some(file) = &args.config {
         builder = builder.file(file)?;
     }
-    builder = flags(builder, args)?;
+    builder = flags::apply(builder, args)?;
     for set in &args.set {
-        builder = builder.set(set).with_context(|| format!("--set {set}"))?;
+        builder = builder
+            .flag("--set", set)
+            .with_context(|| format!("--set {set}"))?;
     }
     let tree = builder.build();
+    let spec = spec(args, &tree)?;
+    Ok((spec, tree))
+}
+
+fn spec(args: &RunArgs, tree: &Tree) -> anyhow::Result<RunSpec> {
     let vm = VmSpec::read(&tree.section("vm")?)?;
     vm.check()?;
     let boot: BootSection = tree.section("boot")?.read()?;
@@ -227,95 +259,6 @@ impl From<DiskSection> for DiskSpec {
     }
 }
 
-/// `--disk` flags as the list that replaces a file's.
-fn disk_flags(flags: &[PathBuf]) -> anyhow::Result<Option<String>> {
-    let mut list = Vec::new();
-    for flag in flags {
-        let text = flag
-            .to_str()
-            .ok_or_else(|| anyhow!("--disk {}: not UTF-8", flag.display()))?;
-        let (path, read_only) = match text.strip_suffix(",ro") {
-            Some(path) => (path, true),
-            None => (text, false),
-        };
-        ensure!(
-            !path.is_empty(),
-            "--disk {text}: name a file before the comma"
-        );
-        list.push(format!(
-            "{{ path = {}, read_only = {read_only} }}",
-            quoted(path)
-        ));
-    }
-    Ok((!list.is_empty()).then(|| format!("[{}]", list.join(", "))))
-}
-
-/// `--initrd` flags as the list that replaces a file's.
-fn initrd_flags(flags: &[PathBuf]) -> anyhow::Result<Option<String>> {
-    let mut list = Vec::new();
-    for flag in flags {
-        let text = flag.to_str();
-        let text = text.ok_or_else(|| anyhow!("--initrd {}: not UTF-8", flag.display()))?;
-        list.push(quoted(text));
-    }
-    Ok((!list.is_empty()).then(|| format!("[{}]", list.join(", "))))
-}
-
-/// Flags are overrides by another name.
-fn flags(mut builder: Builder, args: &RunArgs) -> anyhow::Result<Builder> {
-    let file = |path: &Option<PathBuf>, flag: &str| {
-        path.as_ref()
-            .map(|path| {
-                let text = path.to_str();
-                text.map(quoted)
-                    .ok_or_else(|| anyhow!("{flag} {}: not UTF-8", path.display()))
-            })
-            .transpose()
-    };
-    let flags = [
-        ("boot.kernel", file(&args.kernel, "--kernel")?),
-        ("boot.form", args.kernel_form.clone()),
-        ("boot.load_address", args.load_address.clone()),
-        ("boot.initrd", initrd_flags(&args.initrd)?),
-        ("boot.append", args.append.as_deref().map(quoted)),
-        ("vm.cpus", args.cpus.clone()),
-        ("vm.max_cpus", args.max_cpus.clone()),
-        ("vm.cap", args.cap.clone()),
-        ("vm.memory", args.memory.clone()),
-        ("vm.cpu", args.cpu.as_deref().map(quoted)),
-        (
-            "vm.on_reset",
-            args.no_reboot.then(|| "power-off".to_owned()),
-        ),
-        ("run.engine", args.engine.clone()),
-        ("run.debug_exit", args.debug_exit.clone()),
-        ("run.control", file(&args.control, "--control")?),
-        ("run.rng", args.rng.then(|| "true".to_owned())),
-        ("run.console", args.console.as_deref().map(quoted)),
-        ("disk", disk_flags(&args.disk)?),
-    ];
-    for (key, value) in flags {
-        if let Some(value) = value {
-            builder = builder.set(&format!("{key}={value}"))?;
-        }
-    }
-    Ok(builder)
-}
-
-/// As a TOML string, whatever is in it.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from('"');
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04X}", u32::from(c))),
-            c => quoted.push(c),
-        }
-    }
-    quoted.push('"');
-    quoted
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,7 +268,8 @@ mod tests {
         let line = ["vmm", "run"].iter().chain(line);
         match crate::args::Cli::try_parse_from(line).unwrap().verb {
             crate::args::Verb::Run(args) => *args,
-            crate::args::Verb::Host(_)
+            crate::args::Verb::Config(_)
+            | crate::args::Verb::Host(_)
             | crate::args::Verb::States(_)
             | crate::args::Verb::Ctl(_) => unreachable!("run was given"),
         }
@@ -403,6 +347,36 @@ mod tests {
         assert_eq!(by_flags.vm.memory_bytes, by_file.vm.memory_bytes);
         assert_eq!(by_flags.vm.on_reset, by_file.vm.on_reset);
         assert_eq!(by_flags.append, "a \"b\" \\ c");
+    }
+
+    #[test]
+    fn the_defaults_that_are_shown_are_those_that_hold() {
+        let tree = Tree::builder().defaults(DEFAULTS).unwrap().build();
+        let shown = VmSpec::read(&tree.section("vm").unwrap()).unwrap();
+        assert_eq!(format!("{shown:?}"), format!("{:?}", VmSpec::default()));
+    }
+
+    #[test]
+    fn a_flags_text_is_a_text_whatever_is_in_it() {
+        let refused = |rest: &[&str]| {
+            let line = [&["--kernel", "k"], rest].concat();
+            format!("{:#}", read(&args(&line)).unwrap_err())
+        };
+        for text in ["'kvm'", "kvm # x", "[", "", "1"] {
+            let error = refused(&["--engine", text]);
+            assert!(error.contains("run.engine (--engine)"), "{text}: {error}");
+            let error = refused(&["--kernel-form", text]);
+            assert!(
+                error.contains("boot.form (--kernel-form)"),
+                "{text}: {error}"
+            );
+        }
+        for text in ["2 # x", "[2]", "{ a = 2 }", "'2'", "", "2\ncap = 3"] {
+            let error = refused(&["--cpus", text]);
+            assert!(error.contains("vm.cpus (--cpus)"), "{text}: {error}");
+            let error = refused(&["--memory", text]);
+            assert!(error.contains("vm.memory (--memory)"), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -5,12 +5,14 @@
 
 mod args;
 mod board;
+mod check;
 mod config;
 mod console;
 mod control;
 mod escape;
 mod events;
 mod exit;
+mod flags;
 mod host;
 mod keyboard;
 mod logger;
@@ -24,11 +26,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::{Cli, Verb};
+use crate::args::{Cli, ConfigVerb, Verb};
 
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Run(args) => run::run(&args),
+        Verb::Config(ConfigVerb::Check(args)) => check::check(&args),
         Verb::Ctl(args) => control::ctl(&args),
         Verb::Host(args) => host::host(&args),
         Verb::States(args) => states::states(&args),
