@@ -105,6 +105,9 @@ pub(crate) struct RunArgs {
     /// End with status 0 when the guest reboots, rather than reset
     #[arg(long)]
     pub(crate) no_reboot: bool,
+    /// If the guest dies, write what is known of it to this new directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
     /// Serve a control socket (for vmm ctl) at this path, for this user and root alone
     #[arg(long, value_name = "SOCK")]
     pub(crate) control: Option<PathBuf>,
@@ -169,6 +172,12 @@ pub(crate) enum CtlVerb {
     Cap {
         /// 1 to 100 percent; 100 is no cap
         percent: u32,
+    },
+    /// Write what is known of the VM to a new directory: a report, pages, statistics, the effective
+    /// configuration and the last log lines
+    Bundle {
+        /// The directory, which is made
+        dir: PathBuf,
     },
     /// End the VM and its program, and wait until it is gone
     Destroy,

@@ -33,6 +33,7 @@ pub(crate) struct RunSpec {
     pub(crate) console: Choice,
     pub(crate) debug_exit: Option<u16>,
     pub(crate) control: Option<PathBuf>,
+    pub(crate) bundle: Option<PathBuf>,
     pub(crate) json: bool,
     pub(crate) log: LevelFilter,
 }
@@ -109,6 +110,7 @@ struct RunSection {
     engine: EngineChoice,
     debug_exit: Option<Bounded<0, 0xffff>>,
     control: Option<PathBuf>,
+    bundle: Option<PathBuf>,
     rng: bool,
     console: String,
 }
@@ -151,18 +153,10 @@ rng = false
 console = 'serial'
 ";
 
-/// Reads everything the user said.
-///
-/// # Errors
-/// The first thing that is wrong, with its key or flag and what would be right.
-pub(crate) fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
-    read_tree(args).map(|(spec, _)| spec)
-}
-
 /// Reads everything the user said; gives also the tree it was said in, all of which was read.
 ///
 /// # Errors
-/// As [`read`].
+/// The first thing that is wrong, with its key or flag and what would be right.
 pub(crate) fn read_tree(args: &RunArgs) -> anyhow::Result<(RunSpec, Tree)> {
     let mut builder = Tree::builder().defaults(DEFAULTS)?;
     if let Some(file) = &args.config {
@@ -213,6 +207,7 @@ fn spec(args: &RunArgs, tree: &Tree) -> anyhow::Result<RunSpec> {
             .debug_exit
             .map(|port| u16::try_from(port.get()).expect("bounded by 0xffff")),
         control: run.control,
+        bundle: run.bundle,
         json: args.json,
         log: args.log.map_or(LevelFilter::Warn, LevelFilter::from),
     })
@@ -264,6 +259,10 @@ mod tests {
     use super::*;
     use clap::Parser;
 
+    fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
+        read_tree(args).map(|(spec, _)| spec)
+    }
+
     fn args(line: &[&str]) -> RunArgs {
         let line = ["vmm", "run"].iter().chain(line);
         match crate::args::Cli::try_parse_from(line).unwrap().verb {
@@ -281,7 +280,7 @@ mod tests {
         let path = dir.path().join("vm.toml");
         std::fs::write(
             &path,
-            "[vm]\ncpus = 2\nmax_cpus = 4\ncap = 30\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nrng = true\nconsole = 'virtio:c'\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
+            "[vm]\ncpus = 2\nmax_cpus = 4\ncap = 30\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nbundle = 'b'\nrng = true\nconsole = 'virtio:c'\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
         )
         .unwrap();
         let by_file = read(&args(&["--config", path.to_str().unwrap()])).unwrap();
@@ -313,6 +312,8 @@ mod tests {
             "kvm",
             "--control",
             "s",
+            "--bundle",
+            "b",
             "--rng",
             "--console",
             "virtio:c",
@@ -331,6 +332,8 @@ mod tests {
         assert_eq!(by_flags.engine, by_file.engine);
         assert_eq!(by_flags.control, Some("s".into()));
         assert_eq!(by_flags.control, by_file.control);
+        assert_eq!(by_flags.bundle, Some("b".into()));
+        assert_eq!(by_flags.bundle, by_file.bundle);
         assert_eq!(by_flags.disks, by_file.disks);
         assert_eq!(by_flags.disks[1].access, DiskAccess::ReadOnly);
         assert_eq!(

@@ -50,6 +50,7 @@ pub(crate) fn apply(builder: Builder, args: &RunArgs) -> anyhow::Result<Builder>
             "run.control",
             path("--control", &args.control)?,
         ),
+        ("--bundle", "run.bundle", path("--bundle", &args.bundle)?),
         ("--rng", "run.rng", args.rng.then(|| "true".to_owned())),
         ("--console", "run.console", text(&args.console)),
         ("--disk", "disk", disks(&args.disk)?),

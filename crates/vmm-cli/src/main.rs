@@ -5,6 +5,7 @@
 
 mod args;
 mod board;
+mod bundle;
 mod check;
 mod config;
 mod console;

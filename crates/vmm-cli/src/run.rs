@@ -3,6 +3,7 @@
 
 //! `vmm run`: from a command line to an exit status.
 
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -16,9 +17,10 @@ use vm_state::State;
 
 use crate::args::RunArgs;
 use crate::board::{Peripherals, VirtioPeripherals, board};
+use crate::bundle::{self, Bundle};
 use crate::config::{self, RunSpec};
 use crate::exit::{Failure, Status};
-use crate::{console, control, events, host, logger, say, signals, terminal};
+use crate::{check, console, control, events, host, logger, say, signals, terminal};
 
 /// How long the end of the program waits for the VM's threads.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -34,7 +36,8 @@ pub(crate) enum Event {
 
 /// Runs a VM to its end.
 pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
-    let spec = config::read(args).map_err(Failure::usage)?;
+    let (spec, tree) = config::read_tree(args).map_err(Failure::usage)?;
+    let effective: Arc<str> = check::as_toml(&spec, &tree).into();
     logger::start(spec.log);
     let ged = Arc::new(OnceLock::new());
     let boot = boot(&spec, &ged).map_err(Failure::usage)?;
@@ -42,6 +45,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let apart = console::open(&spec.console).map_err(Failure::usage)?;
     host::memory_fits(spec.vm.memory_bytes).map_err(Failure::usage)?;
     let engine = host::engine(spec.engine)?;
+    let place = spec.bundle.as_deref().map_or(Ok(()), bundle::check_place);
+    place.map_err(Failure::usage)?;
     let control = spec.control.as_deref().map(control::Bound::new);
     let control = control.transpose().map_err(Failure::usage)?;
 
@@ -78,7 +83,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     });
     vm.power_on().map_err(Failure::host)?;
     let control = control
-        .map(|bound| control::Server::start(bound, &vm, &ged, &events))
+        .map(|bound| {
+            let config = Arc::clone(&effective);
+            control::Server::start(bound, &vm, &ged, &events, config)
+        })
         .transpose()
         .context("cannot serve the control socket")
         .map_err(Failure::host)?;
@@ -86,12 +94,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     drop(keyboard);
     drop(raw);
     let status = status?;
-    if let Some(report) = vm.guru()
-        && status == Status::GuestDied
-    {
-        say::line("the guest died");
-        say::terminal(&report.to_string());
-        power_off(&vm)?;
+    if status == Status::GuestDied {
+        died(&vm, spec.bundle.as_deref(), &effective)?;
     }
     vm.destroy(END_LIMIT).map_err(unfinished)?;
     let end = events::end_line(&vm, status);
@@ -134,6 +138,26 @@ fn supervise(vm: &Vm, ended: &Receiver<Event>) -> Result<Status, Failure> {
         Some(Ending::TripleFault) => Status::GuestDied,
         Some(Ending::PowerOff | Ending::GuestPowerOff | Ending::GuestReset) => Status::Ok,
     })
+}
+
+/// Tells of a guest that died, and ends it.
+fn died(vm: &Vm, dir: Option<&Path>, effective: &str) -> Result<(), Failure> {
+    let guru = vm.guru();
+    if let Some(report) = &guru {
+        say::line("the guest died");
+        say::terminal(&report.to_string());
+    }
+    if let Some(dir) = dir {
+        match Bundle::of(vm, effective).save(dir) {
+            Ok(()) => say::line(&format!("see {}", dir.display())),
+            // How the guest ended is what the status is to tell.
+            Err(e) => say::error(&anyhow::Error::from(e)),
+        }
+    }
+    if guru.is_some() {
+        power_off(vm)?;
+    }
+    Ok(())
 }
 
 /// Powers off on the user's behalf; that the guest was faster is no failure.

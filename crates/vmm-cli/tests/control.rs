@@ -292,6 +292,13 @@ fn a_session_of_ctl_from_status_to_power_off() {
         8,
         &["com9", "com1", "ioapic"],
     );
+    let place = program.dir.path().join("bundle");
+    let made = said(&program.ctl(&["bundle", place.to_str().unwrap()]));
+    assert_eq!(made, format!("{}\n", place.display()));
+    let report = fs::read_to_string(place.join("report.txt")).unwrap();
+    assert!(report.contains("vm: RUNNING"), "{report}");
+    let again = program.ctl(&["bundle", place.to_str().unwrap()]);
+    refused(&again, 8, &["bundle", "exists"]);
     assert!(said(&program.ctl(&["version"])).contains(env!("CARGO_PKG_VERSION")));
     assert_eq!(said(&program.ctl(&["wait", "OFF", "RUNNING"])), "RUNNING\n");
     let late = program.ctl(&["wait", "OFF", "--limit-ms", "1"]);

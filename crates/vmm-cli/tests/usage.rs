@@ -299,6 +299,62 @@ fn wrong_flags_end_with_status_2() {
     assert_eq!(vmm(&["--version"]).status.code(), Some(0));
 }
 
+#[test]
+fn a_place_for_a_bundle_that_cannot_be_is_named_before_anything_runs() {
+    if !PathBuf::from("/dev/kvm").exists() {
+        println!("skipped: no /dev/kvm");
+        return;
+    }
+    let files = Files::new();
+    let kernel = files.put("kernel", &kernel());
+    let refused = |place: &str, words: &[&str]| {
+        refused(&["run", "--kernel", &kernel, "--bundle", place], words);
+    };
+    refused(&files.dir(), &[&files.dir(), "exists"]);
+    let nowhere = format!("{}/b", files.missing());
+    refused(&nowhere, &[&files.missing(), "not a directory"]);
+}
+
+#[test]
+fn a_guest_that_dies_leaves_a_bundle_and_status_4() {
+    if !PathBuf::from("/dev/kvm").exists() {
+        println!("skipped: no /dev/kvm");
+        return;
+    }
+    let files = Files::new();
+    // ud2, and no IDT: a triple fault.
+    let kernel = files.put("kernel", &pvh_elf(0x10_0000, &[0x0f, 0x0b]));
+    let place = files.0.path().join("b");
+    let output = vmm(&[
+        "run",
+        "--kernel",
+        &kernel,
+        "--memory",
+        "16M",
+        "--bundle",
+        &text(&place),
+    ]);
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(4), "{errors}");
+    assert!(
+        errors.contains(&format!("see {}", place.display())),
+        "{errors}"
+    );
+    let read = |name: &str| fs::read_to_string(place.join(name)).unwrap();
+    let report = read("report.txt");
+    for word in ["triple fault", "rip 0000000000100000", "GURU_MEDITATION"] {
+        assert!(report.contains(word), "no {word} in {report}");
+    }
+    assert!(read("config.toml").contains("--bundle"));
+    assert!(read("pages/ioapic.txt").len() > 1);
+    assert!(
+        read("log.txt").contains("GURU_MEDITATION"),
+        "{}",
+        read("log.txt")
+    );
+    assert!(read("stats.openmetrics").ends_with("# EOF\n"));
+}
+
 /// What a guest does at the end is tested where KVM is; the same images serve both.
 #[test]
 fn a_kernel_segment_outside_memory_is_refused_with_its_address() {

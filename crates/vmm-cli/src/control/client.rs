@@ -73,6 +73,7 @@ fn request(verb: &CtlVerb) -> Value {
         CtlVerb::Wait { .. } => "wait",
         CtlVerb::Events => "events",
         CtlVerb::Info { .. } => "info",
+        CtlVerb::Bundle { .. } => "bundle",
         CtlVerb::Stats { .. } => "stats",
         CtlVerb::Version => "version",
     };
@@ -85,6 +86,11 @@ fn request(verb: &CtlVerb) -> Value {
     }
     match verb {
         CtlVerb::Poweroff { graceful: true, .. } => request["graceful"] = json!(true),
+        // The VM's program need not be where we are; a path that is not UTF-8 is named as it is shown.
+        CtlVerb::Bundle { dir } => {
+            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            request["dir"] = json!(dir.display().to_string());
+        }
         CtlVerb::Plug { vcpu } | CtlVerb::Unplug { vcpu } => request["vcpu"] = json!(vcpu),
         CtlVerb::Cap { percent } => request["percent"] = json!(percent),
         CtlVerb::Info {
@@ -283,6 +289,7 @@ fn readable(verb: &CtlVerb, reply: &Value) -> String {
         CtlVerb::Plug { .. } | CtlVerb::Unplug { .. } => {
             format!("plugged vCPUs: {}", reply["plugged"])
         }
+        CtlVerb::Bundle { .. } => reply["dir"].as_str().unwrap_or("?").to_owned(),
         CtlVerb::Cap { .. } => format!("cap: {} %", reply["cap_percent"]),
         CtlVerb::Suspend
         | CtlVerb::Resume

@@ -3,6 +3,7 @@
 
 //! What a request does to the VM. Runs on the client's own thread; holds nothing while it does.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,6 +14,7 @@ use vm_state::{ResumeReason, SuspendReason};
 use super::observe;
 use super::protocol::{Failed, Kind, Manner, Op, PROTOCOL};
 use super::server::Shared;
+use crate::bundle::{self, Bundle, BundleError};
 
 /// How long `info` waits for the EMTs, all together.
 const REPORT_LIMIT: Duration = Duration::from_secs(1);
@@ -53,6 +55,7 @@ pub(super) fn run(shared: &Shared, op: &Op) -> Result<Value, Failed> {
             .report(REPORT_LIMIT)
             .map(|report| json!({ "text": report.to_string() }))
             .map_err(|e| failed(&e)),
+        Op::Bundle { dir } => bundle(shared, dir),
         Op::Info(Some(page)) => observe::page(vm, page),
         Op::Version => Ok(json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -108,6 +111,18 @@ fn unplug(shared: &Shared, vcpu: u32, limit: Duration) -> Result<Value, Failed> 
         Err(e) => return Err(failed(&e)),
     }
     Ok(json!({ "plugged": shared.vm.status().plugged }))
+}
+
+fn bundle(shared: &Shared, dir: &Path) -> Result<Value, Failed> {
+    let refused = |e: BundleError| {
+        let causes: Vec<String> = anyhow::Chain::new(&e).map(ToString::to_string).collect();
+        Failed::new(Kind::Failed, causes.join(": "))
+    };
+    bundle::check_place(dir).map_err(refused)?;
+    Bundle::of(&shared.vm, &shared.config)
+        .save(dir)
+        .map_err(refused)?;
+    Ok(json!({ "dir": dir }))
 }
 
 fn failed(error: &VmError) -> Failed {

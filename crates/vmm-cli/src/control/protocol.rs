@@ -3,6 +3,7 @@
 
 //! The text of the control protocol: lines to requests, replies to lines. No socket, no VM.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::{Error as _, MapAccess, Visitor};
@@ -57,6 +58,7 @@ pub(super) enum Op {
     Events,
     Info(Option<Page>),
     Stats(Option<Counts>),
+    Bundle { dir: PathBuf },
     Plug { vcpu: u32 },
     Unplug { vcpu: u32, limit: Duration },
     Cap { percent: u32 },
@@ -97,9 +99,9 @@ pub(super) enum Manner {
 
 impl Op {
     /// Every operation by its name in a request.
-    pub(super) const NAMES: [&'static str; 14] = [
+    pub(super) const NAMES: [&'static str; 15] = [
         "status", "suspend", "resume", "reset", "poweroff", "destroy", "wait", "events", "info",
-        "stats", "plug", "unplug", "cap", "version",
+        "stats", "plug", "unplug", "cap", "version", "bundle",
     ];
 }
 
@@ -182,6 +184,9 @@ fn take_op(members: &mut Map<String, Value>) -> Result<Op, String> {
         "events" => Op::Events,
         "info" => Op::Info(take_page(members)?),
         "stats" => Op::Stats(take_counts(members)?),
+        "bundle" => Op::Bundle {
+            dir: take_dir(members)?,
+        },
         "version" => Op::Version,
         _ => return Err(format!("no operation {:?}; {}", brief(&name), known())),
     };
@@ -197,6 +202,14 @@ fn take_text(members: &mut Map<String, Value>, name: &str) -> Result<Option<Stri
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(format!("\"{name}\" must be a text")),
     }
+}
+
+/// A place that means the same to the program as to its client.
+fn take_dir(members: &mut Map<String, Value>) -> Result<PathBuf, String> {
+    take_text(members, "dir")?
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+        .ok_or_else(|| "\"dir\" must be there, and be a path from /".to_owned())
 }
 
 fn take_page(members: &mut Map<String, Value>) -> Result<Option<Page>, String> {
@@ -381,6 +394,7 @@ mod tests {
             let more = match name {
                 "wait" => ",\"until\":[\"OFF\"]",
                 "plug" | "unplug" => ",\"vcpu\":1",
+                "bundle" => ",\"dir\":\"/b\"",
                 "cap" => ",\"percent\":50",
                 _ => "",
             };
@@ -407,6 +421,8 @@ mod tests {
             (r#"{"id":7,"op":"wait","until":[]}"#, "until"),
             (r#"{"id":7,"op":"wait","until":["off"]}"#, "off"),
             (r#"{"id":7,"op":"plug"}"#, "vcpu"),
+            (r#"{"id":7,"op":"bundle"}"#, "dir"),
+            (r#"{"id":7,"op":"bundle","dir":"b"}"#, "from /"),
             (r#"{"id":7,"op":"unplug","vcpu":-1}"#, "vcpu"),
             (
                 r#"{"id":7,"op":"unplug","vcpu":1,"limit_ms":60001}"#,

@@ -37,6 +37,8 @@ const SHORTAGE: Timespec = Timespec {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) vm: Vm,
+    /// The effective configuration, for a bundle.
+    pub(super) config: Arc<str>,
     /// Set when the machine is built.
     pub(super) ged: Arc<OnceLock<Arc<Ged>>>,
     pub(super) events: Sender<Event>,
@@ -71,9 +73,11 @@ impl Server {
         vm: &Vm,
         ged: &Arc<OnceLock<Arc<Ged>>>,
         events: &Sender<Event>,
+        config: Arc<str>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             vm: vm.clone(),
+            config,
             ged: Arc::clone(ged),
             events: events.clone(),
             last_event: OnceLock::new(),

@@ -273,6 +273,7 @@ impl Session {
             | Op::Cap { .. }
             | Op::Status
             | Op::Info(_)
+            | Op::Bundle { .. }
             | Op::Stats(_)
             | Op::Version => {
                 let result = ops::run(&self.shared, &op);

@@ -57,7 +57,14 @@ impl Stand {
         let (events, quits) = mpsc::channel();
         let ged = Ged::new(IrqLine::new(Arc::new(Nowhere), 21), 2, 2);
         let slot = Arc::new(OnceLock::from(Arc::clone(&ged)));
-        let server = Server::start(Bound::new(&path).unwrap(), &vm, &slot, &events).unwrap();
+        let server = Server::start(
+            Bound::new(&path).unwrap(),
+            &vm,
+            &slot,
+            &events,
+            "vm.cpus = 2\n".into(),
+        )
+        .unwrap();
         Self {
             vm,
             server: Some(server),
