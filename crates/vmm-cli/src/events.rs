@@ -5,7 +5,8 @@
 //! socket to whoever asked for events.
 
 use serde::Serialize;
-use vm_core::{Ending, Vm};
+use vm_core::{Ending, ErrorEvent, Reported, Vm};
+use vm_pdm::Action;
 use vm_state::Change;
 
 use crate::exit::Status;
@@ -17,6 +18,24 @@ struct StateEvent {
     old: String,
     new: String,
     cause: String,
+}
+
+#[derive(Serialize)]
+struct RuntimeEvent<'a> {
+    event: &'static str,
+    sequence: u64,
+    id: &'static str,
+    source: &'a str,
+    message: &'a str,
+    action: &'static str,
+}
+
+#[derive(Serialize)]
+struct OperationEvent<'a> {
+    event: &'static str,
+    sequence: u64,
+    op: &'static str,
+    message: &'a str,
 }
 
 #[derive(Serialize)]
@@ -39,6 +58,31 @@ pub(crate) fn change_line(change: &Change) -> String {
         new: change.new.to_string(),
         cause: change.cause.to_string(),
     })
+}
+
+/// Something went wrong, at run time or with an operation: a line, with its newline.
+pub(crate) fn error_line(error: &ErrorEvent) -> String {
+    let (event, sequence) = ("error", error.sequence);
+    match &error.what {
+        Reported::Runtime(error) => line(&RuntimeEvent {
+            event,
+            sequence,
+            id: error.id,
+            source: &error.source,
+            message: &error.message,
+            action: match error.action {
+                Action::Inform => "inform",
+                Action::Suspend => "suspend",
+                Action::Fatal => "fatal",
+            },
+        }),
+        Reported::Operation { op, text } => line(&OperationEvent {
+            event,
+            sequence,
+            op,
+            message: text,
+        }),
+    }
 }
 
 /// The run is over: a line, with its newline.

@@ -81,6 +81,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
             let _ = watch_events.send(Event::Ended);
         }
     });
+    let _listening =
+        json.then(|| vm.observe_errors(|error| say::terminal(&events::error_line(error))));
     vm.power_on().map_err(Failure::host)?;
     let control = control
         .map(|bound| {

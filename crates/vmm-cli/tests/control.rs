@@ -164,8 +164,8 @@ fn examples(page: &str) -> Vec<Vec<&str>> {
 }
 
 /// Members whose values are part of the protocol; of others only the type is.
-const EXACT: [&str; 11] = [
-    "id", "ok", "event", "kind", "state", "old", "new", "cause", "protocol", "ops", "ending",
+const EXACT: [&str; 12] = [
+    "id", "ok", "event", "kind", "state", "old", "new", "cause", "protocol", "ops", "op", "ending",
 ];
 
 /// Asserts that a reply says what the example says.
@@ -310,6 +310,11 @@ fn a_session_of_ctl_from_status_to_power_off() {
     let (status, events) = program.ended();
     assert_eq!(status, Some(0));
     assert!(events.contains(r#""ending":"power-off""#), "{events}");
+    assert!(
+        events
+            .contains(r#"{"event":"error","sequence":1,"op":"suspend","message":"suspend refused"#),
+        "{events}"
+    );
 }
 
 #[test]

@@ -214,14 +214,36 @@ fn events(args: &CtlArgs, lines: &mut impl BufRead) -> anyhow::Result<()> {
             print(&line)?;
             continue;
         }
-        let text = |key: &str| event[key].as_str().unwrap_or("?").to_owned();
-        print(&match event["event"].as_str() {
-            Some("state") => format!("{} -> {} ({})", text("old"), text("new"), text("cause")),
-            Some("end") => format!("ended: {}, exit status {}", text("state"), event["status"]),
-            _ => line,
-        })?;
+        print(&readable_event(&event).unwrap_or(line))?;
     }
     Ok(())
+}
+
+/// An event for a person; `None` for one that is not known.
+fn readable_event(event: &Value) -> Option<String> {
+    let text = |key: &str| event[key].as_str().unwrap_or("?").replace('\n', "; ");
+    match event["event"].as_str()? {
+        "state" => Some(format!(
+            "{} -> {} ({})",
+            text("old"),
+            text("new"),
+            text("cause")
+        )),
+        "error" if event["source"].is_string() => Some(format!(
+            "error: {}: {} ({}, action: {})",
+            text("source"),
+            text("message"),
+            text("id"),
+            text("action")
+        )),
+        "error" => Some(format!("error: {}", text("message"))),
+        "end" => Some(format!(
+            "ended: {}, exit status {}",
+            text("state"),
+            event["status"]
+        )),
+        _ => None,
+    }
 }
 
 /// The next line, as it is and as JSON; `None` at the end.
@@ -323,4 +345,34 @@ fn summary(reply: &Value) -> String {
 /// Prints a line; that nobody reads on is no failure of the VM.
 fn print(text: &str) -> anyhow::Result<()> {
     say::output(text).context("cannot write the output")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_for_a_person_and_an_unknown_one_is_left_as_it_is() {
+        let said = |event: Value| readable_event(&event);
+        assert_eq!(
+            said(
+                json!({"event": "error", "sequence": 1, "id": "DiskFull", "source": "disk0",
+                "message": "no room\nmake some", "action": "suspend"})
+            )
+            .unwrap(),
+            "error: disk0: no room; make some (DiskFull, action: suspend)"
+        );
+        assert_eq!(
+            said(json!({"event": "error", "sequence": 2, "op": "resume", "message": "resume refused"}))
+                .unwrap(),
+            "error: resume refused"
+        );
+        assert_eq!(
+            said(json!({"event": "state", "old": "RUNNING", "new": "SUSPENDING", "cause": "user"}))
+                .unwrap(),
+            "RUNNING -> SUSPENDING (user)"
+        );
+        assert_eq!(said(json!({"event": "later"})), None);
+        assert_eq!(said(json!(7)), None);
+    }
 }

@@ -1,10 +1,10 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a VM tells one client: changes in a bounded queue, and a descriptor to sleep on.
+//! What a VM tells one client: changes and errors in a bounded queue, and a descriptor to sleep on.
 //!
-//! The observer that fills it may run on an EMT, so it never waits: a client that does not keep up
-//! loses changes, which are counted, and is dropped for it by its own thread.
+//! The observers that fill it may run on an EMT, so they never wait: a client that does not keep up
+//! loses what there is no room for, which is counted, and is dropped for it by its own thread.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,10 +12,20 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
+use vm_core::ErrorEvent;
 use vm_state::Change;
 
-/// Changes that may wait for one client.
+/// Changes and errors that may wait for one client.
 const LIMIT: usize = 1024;
+
+/// One thing the VM tells.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// The state changed.
+    Change(Change),
+    /// Something went wrong. Its text is bounded by the VM.
+    Error(ErrorEvent),
+}
 
 /// One client's queue.
 #[derive(Debug)]
@@ -26,7 +36,7 @@ pub(super) struct Mailbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    changes: VecDeque<Change>,
+    told: VecDeque<Told>,
     lost: u64,
 }
 
@@ -42,12 +52,12 @@ impl Mailbox {
         })
     }
 
-    /// Adds a change, or counts it as lost. Never waits.
-    pub(super) fn push(&self, change: Change) {
+    /// Adds what is told, or counts it as lost. Never waits.
+    pub(super) fn push(&self, told: Told) {
         let mut queue = self.queue();
-        let rouse = if queue.changes.len() < LIMIT {
-            queue.changes.push_back(change);
-            queue.changes.len() == 1
+        let rouse = if queue.told.len() < LIMIT {
+            queue.told.push_back(told);
+            queue.told.len() == 1
         } else {
             queue.lost += 1;
             queue.lost == 1
@@ -74,12 +84,12 @@ impl Mailbox {
         self.wake.as_fd()
     }
 
-    /// The oldest change.
-    pub(super) fn pop(&self) -> Option<Change> {
-        self.queue().changes.pop_front()
+    /// The oldest of it.
+    pub(super) fn pop(&self) -> Option<Told> {
+        self.queue().told.pop_front()
     }
 
-    /// How many changes were lost since the last call.
+    /// How much was lost since the last call.
     pub(super) fn take_lost(&self) -> u64 {
         std::mem::take(&mut self.queue().lost)
     }

@@ -4,8 +4,8 @@
 //! One client, on its own thread: its input, its output, what it waits for.
 //!
 //! Invariant: memory is bounded. Requests are only read while their replies have somewhere to go, so
-//! a client that does not read is not served; changes wait in the [`Mailbox`], which is bounded, and
-//! a client that lets it run over, or takes nothing for ten seconds, is dropped.
+//! a client that does not read is not served; changes and errors wait in the [`Mailbox`], which is
+//! bounded, and a client that lets it run over, or takes nothing for ten seconds, is dropped.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -16,9 +16,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
 use serde_json::{Value, json};
-use vm_state::{Change, State, Subscription};
+use vm_core::{ErrorEvent, ErrorSubscription};
+use vm_state::{State, Subscription};
 
-use super::mailbox::Mailbox;
+use super::mailbox::{Mailbox, Told};
 use super::ops;
 use super::protocol::{self, Failed, Id, Kind, LINE_LIMIT, Op, Rejected, Request};
 use super::server::Shared;
@@ -75,7 +76,9 @@ pub(super) struct Session {
     waits: Vec<Wait>,
     /// Fills the mailbox, from the first request on that needs it.
     subscription: Option<Subscription>,
-    /// Whether changes are sent, or only looked at for `waits`.
+    /// Fills the mailbox as well, for a client that streams events.
+    listening: Option<ErrorSubscription>,
+    /// Whether what is told is sent, or only looked at for `waits`.
     stream_events: Streaming,
     /// Whether the client will send no more.
     input_ended: Ended,
@@ -108,6 +111,7 @@ impl Session {
             output: Vec::new(),
             waits: Vec::new(),
             subscription: None,
+            listening: None,
             stream_events: Streaming::Off,
             input_ended: Ended::No,
             took: Instant::now(),
@@ -136,7 +140,7 @@ impl Session {
     }
 
     fn turn(&mut self) -> Result<(), Left> {
-        self.tell_changes()?;
+        self.tell_all()?;
         self.serve_requests()?;
         self.end_waits();
         self.flush()?;
@@ -156,13 +160,13 @@ impl Session {
         self.sleep()
     }
 
-    /// Takes changes from the mailbox as long as there is room for them.
-    fn tell_changes(&mut self) -> Result<(), Left> {
+    /// Takes from the mailbox as long as there is room for it.
+    fn tell_all(&mut self) -> Result<(), Left> {
         while self.output.len() < OUTPUT_LIMIT {
-            let Some(change) = self.mailbox.pop() else {
+            let Some(told) = self.mailbox.pop() else {
                 break;
             };
-            self.tell(&change);
+            self.tell(&told);
         }
         let lost = self.mailbox.take_lost();
         if lost > 0 && self.stream_events == Streaming::Off {
@@ -177,12 +181,17 @@ impl Session {
         Ok(())
     }
 
-    fn tell(&mut self, change: &Change) {
+    fn tell(&mut self, told: &Told) {
         if self.stream_events == Streaming::On {
-            self.output
-                .extend_from_slice(events::change_line(change).as_bytes());
+            let line = match told {
+                Told::Change(change) => events::change_line(change),
+                Told::Error(error) => events::error_line(error),
+            };
+            self.output.extend_from_slice(line.as_bytes());
         }
-        self.met(change.new);
+        if let Told::Change(change) = told {
+            self.met(change.new);
+        }
     }
 
     /// Answers the waits that this state ends.
@@ -249,12 +258,7 @@ impl Session {
     fn serve(&mut self, Request { id, op }: Request) -> Result<(), Left> {
         match op {
             Op::Events => {
-                self.subscribe();
-                // Changes that only a wait wanted are not part of the stream.
-                while let Some(change) = self.mailbox.pop() {
-                    self.met(change.new);
-                }
-                self.stream_events = Streaming::On;
+                self.stream();
                 let state = self.shared.vm.state().name();
                 self.answer(&id, &Ok(json!({ "state": state })));
             }
@@ -278,7 +282,7 @@ impl Session {
             | Op::Version => {
                 let result = ops::run(&self.shared, &op);
                 // What the operation made happen is told before its reply.
-                self.tell_changes()?;
+                self.tell_all()?;
                 self.answer(&id, &result);
             }
         }
@@ -289,8 +293,24 @@ impl Session {
         if self.subscription.is_none() {
             let mailbox = Arc::clone(&self.mailbox);
             let vm = &self.shared.vm;
-            self.subscription = Some(vm.observe(move |change| mailbox.push(*change)));
+            self.subscription = Some(vm.observe(move |change| mailbox.push(Told::Change(*change))));
         }
+    }
+
+    /// Tells changes and errors from here on; who asks again goes on as before.
+    fn stream(&mut self) {
+        if self.stream_events == Streaming::On {
+            return;
+        }
+        self.subscribe();
+        // Changes that only a wait wanted are not part of the stream.
+        while let Some(told) = self.mailbox.pop() {
+            self.tell(&told);
+        }
+        let mailbox = Arc::clone(&self.mailbox);
+        let listen = move |error: &ErrorEvent| mailbox.push(Told::Error(error.clone()));
+        self.listening = Some(self.shared.vm.observe_errors(listen));
+        self.stream_events = Streaming::On;
     }
 
     fn wait(&mut self, id: Id, until: Vec<State>, limit: Duration) {
@@ -401,8 +421,8 @@ impl Session {
     /// The program ends: whatever is due to the client, within a limit.
     fn finish(&mut self) {
         let deadline = Instant::now() + FINISH_LIMIT;
-        while let Some(change) = self.mailbox.pop() {
-            self.tell(&change);
+        while let Some(told) = self.mailbox.pop() {
+            self.tell(&told);
         }
         self.met(self.shared.vm.state());
         for wait in std::mem::take(&mut self.waits) {

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use vm_core::{Parts, Vm, VmSpec};
 use vm_cpu::script::{Script, ScriptEngine};
 use vm_devices::Ged;
-use vm_pdm::{Effect, IoCtx, IoHandler, IrqChip, IrqLine, Level};
+use vm_pdm::{Action, Effect, IoCtx, IoHandler, IrqChip, IrqLine, Level, RuntimeError};
 use vm_state::{ResumeReason, State, SuspendReason};
 
 use super::{Bound, Server};
@@ -285,6 +285,22 @@ fn of_a_hundred_clients_sixteen_are_served_and_the_others_are_told() {
     assert_eq!(stand.peer().op("status")["ok"], true);
 }
 
+/// How many events came until the end; their numbers have no gap.
+fn gapless_to_the_end(peer: &mut Peer) -> u64 {
+    let mut text = Vec::new();
+    match peer.0.read_to_end(&mut text) {
+        Ok(_) => {}
+        Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
+    }
+    let sequences: Vec<u64> = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+        .filter_map(|event| event["sequence"].as_u64())
+        .collect();
+    assert!(sequences.windows(2).all(|two| two[0] + 1 == two[1]));
+    u64::try_from(sequences.len()).unwrap()
+}
+
 #[test]
 fn a_client_that_never_reads_its_events_is_dropped_and_hurts_nobody() {
     const ROUNDS: u64 = 2000;
@@ -299,18 +315,7 @@ fn a_client_that_never_reads_its_events_is_dropped_and_hurts_nobody() {
     assert_eq!(other.state("suspend"), "SUSPENDED");
     assert_eq!(other.state("resume"), "RUNNING");
     // What fitted is there in order; then the connection ends, perhaps within a line.
-    let mut text = Vec::new();
-    match deaf.0.read_to_end(&mut text) {
-        Ok(_) => {}
-        Err(e) => assert_eq!(e.kind(), ErrorKind::ConnectionReset),
-    }
-    let sequences: Vec<u64> = text
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
-        .filter_map(|event| event["sequence"].as_u64())
-        .collect();
-    assert!(sequences.windows(2).all(|two| two[0] + 1 == two[1]));
-    let told = u64::try_from(sequences.len()).unwrap();
+    let told = gapless_to_the_end(&mut deaf);
     assert!((1..4 * ROUNDS).contains(&told), "{told} events");
     stand.unhurt();
 }
@@ -558,5 +563,107 @@ fn statistics_are_told_by_pattern_and_begin_anew_when_asked_to() {
     assert_eq!(count(false), 0);
     let reply = peer.ask(&json!({"id": 2, "op": "stats"}));
     assert!(reply.get("samples").is_none(), "{reply}");
+    stand.unhurt();
+}
+
+fn error(message: String, action: Action) -> RuntimeError {
+    RuntimeError {
+        id: "DiskFull",
+        source: "disk0".into(),
+        message,
+        action,
+    }
+}
+
+/// The members of the page's error event that has this one.
+fn documented(member: &str) -> Vec<String> {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/control.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let lines = page.lines().filter_map(|line| line.strip_prefix("< "));
+    let mut events = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let event = events.find(|event| event["event"] == "error" && event.get(member).is_some());
+    members(&event.expect("an example on the page"))
+}
+
+fn members(object: &Value) -> Vec<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
+#[test]
+fn an_error_that_suspends_the_vm_is_told_after_the_changes_it_made_and_as_documented() {
+    let stand = Stand::new();
+    let mut watcher = stand.peer();
+    assert_eq!(watcher.state("events"), "RUNNING");
+    stand.vm.raise(error("no room".into(), Action::Suspend));
+    for new in ["SUSPENDING", "SUSPENDED"] {
+        let event = watcher.line().unwrap();
+        assert_eq!(
+            (&event["event"], &event["new"]),
+            (&json!("state"), &json!(new))
+        );
+    }
+    let told = watcher.line().unwrap();
+    assert_eq!(
+        told,
+        json!({"event": "error", "sequence": 1, "id": "DiskFull", "source": "disk0",
+            "message": "no room", "action": "suspend"})
+    );
+    assert_eq!(members(&told), documented("source"));
+    // What nobody's state changes for is told as well, between the changes.
+    stand.vm.raise(error("slow".into(), Action::Inform));
+    assert_eq!(watcher.line().unwrap()["action"], "inform");
+    watcher.send(b"{\"id\":1,\"op\":\"resume\"}\n");
+    for new in ["RESUMING", "RUNNING"] {
+        assert_eq!(watcher.line().unwrap()["new"], new);
+    }
+    assert_eq!(watcher.line().unwrap()["id"], 1);
+    stand.unhurt();
+}
+
+#[test]
+fn an_operation_that_fails_is_told_to_who_streams_and_only_answered_to_who_does_not() {
+    let stand = Stand::new();
+    let mut watcher = stand.peer();
+    // Asking again changes nothing.
+    for _ in 0..2 {
+        assert_eq!(watcher.state("events"), "RUNNING");
+    }
+    let mut other = stand.peer();
+    assert_eq!(other.op("resume")["error"]["kind"], "refused");
+    let told = watcher.line().unwrap();
+    assert_eq!(members(&told), documented("op"));
+    assert_eq!(
+        (&told["op"], &told["sequence"]),
+        (&json!("resume"), &json!(1))
+    );
+    // An event of another's is no reply and ends no wait.
+    other.send(b"{\"id\":2,\"op\":\"wait\",\"until\":[\"SUSPENDED\"]}\n");
+    assert_eq!(other.op("version")["ok"], true);
+    stand.vm.raise(error("slow".into(), Action::Inform));
+    assert_eq!(watcher.line().unwrap()["sequence"], 2);
+    stand.vm.suspend(SuspendReason::User).unwrap();
+    assert_eq!(other.line().unwrap()["id"], 2);
+    stand.vm.resume(ResumeReason::User).unwrap();
+    stand.unhurt();
+}
+
+#[test]
+fn a_client_that_never_reads_its_errors_is_dropped_and_hurts_nobody() {
+    const ERRORS: u64 = 8000;
+    let stand = Stand::new();
+    let mut deaf = stand.peer();
+    assert_eq!(deaf.op("events")["ok"], true);
+    let (told, heard) = mpsc::channel();
+    let listening = stand.vm.observe_errors(move |error| {
+        told.send(error.sequence).unwrap();
+    });
+    for sequence in 1..=ERRORS {
+        stand.vm.raise(error("x".repeat(500), Action::Inform));
+        // One after the other, so that the VM itself has room for each.
+        assert_eq!(heard.recv_timeout(LIMIT), Ok(sequence));
+    }
+    drop(listening);
+    let told = gapless_to_the_end(&mut deaf);
+    assert!((1..ERRORS).contains(&told), "{told} errors");
     stand.unhurt();
 }
