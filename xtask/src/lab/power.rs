@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Lab checks of what is done to a running machine: its power button, vCPUs that come and go, the
-//! execution cap. Each has a guest in the background and speaks to its control socket.
+//! execution cap, the ways in which a guest resets it. Each has a guest in the background and speaks to its control socket.
 
 use super::setup::Kernel;
 use super::tests::{Check, run};
@@ -10,7 +10,10 @@ use super::tests::{Check, run};
 const LIMIT_S: u32 = 240;
 
 pub(super) fn checks() -> Vec<Check> {
-    let mut checks = vec![cap()];
+    let mut checks = vec![cap(), dies_of_a_triple_fault()];
+    for way in [Way::Acpi, Way::Keyboard, Way::TripleFault] {
+        checks.push(reboot(way));
+    }
     for guest in Kernel::ALL {
         checks.push(power_button(guest));
         checks.push(plug(guest));
@@ -141,6 +144,69 @@ fn cap() -> Check {
             .map(str::to_owned)
             .to_vec(),
         lacks: vec!["Kernel panic", "Call Trace", "never: "],
+        limit_s: LIMIT_S,
+        quick: false,
+    }
+}
+
+/// How Linux is told to reset the machine (`reboot=`).
+#[derive(Clone, Copy)]
+enum Way {
+    Acpi,
+    Keyboard,
+    TripleFault,
+}
+
+impl Way {
+    /// What is shown, the word for Linux, and what `vmm` is told.
+    fn words(self) -> (&'static str, char, &'static str) {
+        match self {
+            Self::Acpi => ("the ACPI register", 'a', ""),
+            Self::Keyboard => ("the keyboard controller", 'k', ""),
+            Self::TripleFault => ("a triple fault", 't', "--set vm.on_triple_fault=reset"),
+        }
+    }
+}
+
+/// The guest reboots again and again, in one process and on the same threads.
+fn reboot(way: Way) -> Check {
+    let (name, word, options) = way.words();
+    let vmm = run("vmlinux-6.1", 1, "256M", options, "reboot");
+    let vmm = vmm.replace("panic=-1", &format!("panic=-1 reboot={word}"));
+    Check {
+        name: format!("a guest that resets the machine through {name} comes up again"),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script: beside(
+            &vmm,
+            "tids() { ./vmm ctl vm.sock --json status | sed 's/.*\"tids\":\\([^]]*\\).*/\\1/'; }
+             told 'userspace reached' && before=$(tids)
+             told 'userspace reached' 3 && [ \"$(tids)\" = \"$before\" ] && echo 'on the same threads'
+             ./vmm ctl vm.sock --json status
+             ./vmm ctl vm.sock poweroff",
+        ),
+        status: 0,
+        says: vec!["on the same threads".into()],
+        lacks: vec!["Kernel panic", "Call Trace", "never: ", "\"hard_resets\":0"],
+        limit_s: LIMIT_S,
+        quick: false,
+    }
+}
+
+/// Unless told otherwise the machine is kept, and shown.
+fn dies_of_a_triple_fault() -> Check {
+    let vmm = run("vmlinux-6.1", 1, "256M", "--bundle left", "reboot");
+    let vmm = vmm.replace("panic=-1", "panic=-1 reboot=t");
+    Check {
+        name: "a guest that triple-faults is kept for inspection, and shown".into(),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script: format!("{vmm}\nstatus=$?\nls left\nexit $status"),
+        status: 4,
+        says: ["the guest died", "triple fault", "report.txt"]
+            .map(str::to_owned)
+            .to_vec(),
+        lacks: vec!["Kernel panic"],
         limit_s: LIMIT_S,
         quick: false,
     }
