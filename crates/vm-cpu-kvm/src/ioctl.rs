@@ -27,6 +27,7 @@ pub(crate) const NESTED_HEADER_BYTES: usize = 128;
 const RUN: Ioctl = number(NONE, 0x80, 0);
 const API_VERSION: Ioctl = number(NONE, 0x00, 0);
 const INTERRUPT: Ioctl = number(WRITE, 0x86, size_of::<kvm_interrupt>());
+const GET_TSC_KHZ: Ioctl = number(NONE, 0xa3, 0);
 const GET_XSAVE: Ioctl = number(READ, 0xa4, XSAVE_BYTES);
 const SET_XSAVE: Ioctl = number(WRITE, 0xa5, XSAVE_BYTES);
 const GET_NESTED_STATE: Ioctl = number(READ | WRITE, 0xbe, NESTED_HEADER_BYTES);
@@ -66,6 +67,14 @@ pub(crate) fn api_version(kvm: &Kvm) -> io::Result<i32> {
     // SAFETY: takes no argument.
     let version = unsafe { libc::ioctl(kvm.as_raw_fd(), API_VERSION, 0) };
     check(version).map(|()| version)
+}
+
+/// How fast the vCPU's TSC is. kvm-ioctls has it, without the reason when it fails.
+pub(crate) fn tsc_khz(vcpu: &VcpuFd) -> io::Result<u32> {
+    // SAFETY: takes no argument.
+    let khz = unsafe { libc::ioctl(vcpu.as_raw_fd(), GET_TSC_KHZ, 0) };
+    check(khz)?;
+    u32::try_from(khz).map_err(io::Error::other)
 }
 
 /// The file in which KVM tells what it counts of a VM or a vCPU (`KVM_CAP_BINARY_STATS_FD`).

@@ -88,6 +88,27 @@ impl KvmVcpu {
         move |error| host_error(op, Some(id), error)
     }
 
+    /// `op` failed: `EINVAL` is about the field, anything else about the host.
+    fn refused<E: Into<std::io::Error>>(
+        &self,
+        field: &'static str,
+        op: &'static str,
+    ) -> impl Fn(E) -> CpuError + use<E> {
+        let id = self.id;
+        move |error| {
+            let error = error.into();
+            if error.raw_os_error() == Some(libc::EINVAL) {
+                return CpuError::Invalid {
+                    what: field.into(),
+                    why: format!(
+                        "{op} refuses the value: it does not fit this vCPU's CPUID or itself"
+                    ),
+                };
+            }
+            host_error(op, Some(id), error)
+        }
+    }
+
     fn has(&self, cap: u32) -> bool {
         self.inner.facts.host.value(cap) > 0
     }
@@ -111,10 +132,7 @@ impl KvmVcpu {
     }
 
     fn tsc(&self) -> Result<Tsc, CpuError> {
-        let khz = self
-            .fd
-            .get_tsc_khz()
-            .map_err(self.host_fail("KVM_GET_TSC_KHZ"))?;
+        let khz = ioctl::tsc_khz(&self.fd).map_err(self.fail("KVM_GET_TSC_KHZ"))?;
         let value = msrs::read(&self.fd, self.id, &[msrs::TSC])?;
         Ok(Tsc {
             khz,
@@ -295,10 +313,7 @@ impl KvmVcpu {
         if tsc.khz == 0 || self.has(kb::KVM_CAP_TSC_CONTROL) {
             return Ok(());
         }
-        let host = self
-            .fd
-            .get_tsc_khz()
-            .map_err(self.host_fail("KVM_GET_TSC_KHZ"))?;
+        let host = ioctl::tsc_khz(&self.fd).map_err(self.fail("KVM_GET_TSC_KHZ"))?;
         let apart = u64::from(host.abs_diff(tsc.khz)) * 1_000_000;
         if apart <= u64::from(host) * TSC_TOLERANCE_PPM {
             return Ok(());
@@ -331,7 +346,7 @@ impl KvmVcpu {
             return self.set_sregs(&convert::kvm_system(&state.system));
         }
         let sregs = convert::kvm_system2(&state.system, state.pdptrs);
-        ioctl::set_sregs2(&self.fd, sregs).map_err(|e| refused_as("system", e, self.id))?;
+        ioctl::set_sregs2(&self.fd, sregs).map_err(self.refused("system", "KVM_SET_SREGS2"))?;
         self.page.set_cr8(state.system.cr8);
         Ok(())
     }
@@ -339,7 +354,7 @@ impl KvmVcpu {
     fn set_sregs(&self, sregs: &kb::kvm_sregs) -> Result<(), CpuError> {
         self.fd
             .set_sregs(sregs)
-            .map_err(|e| refused_as("system", e.into(), self.id))?;
+            .map_err(self.refused("system", "KVM_SET_SREGS"))?;
         self.page.set_cr8(sregs.cr8);
         Ok(())
     }
@@ -353,23 +368,11 @@ impl KvmVcpu {
             xcrs.xcrs[0].value = state.xcr0;
             self.fd
                 .set_xcrs(&xcrs)
-                .map_err(|e| refused_as("xcr0", e.into(), self.id))?;
+                .map_err(self.refused("xcr0", "KVM_SET_XCRS"))?;
         }
         ioctl::set_xsave(&self.fd, &state.xsave, self.inner.xsave_bytes())
-            .map_err(|e| refused_as("xsave", e, self.id))
+            .map_err(self.refused("xsave", "KVM_SET_XSAVE"))
     }
-}
-
-/// `EINVAL` is about the field, anything else about the host.
-fn refused_as(field: &str, error: std::io::Error, vcpu: u32) -> CpuError {
-    if error.raw_os_error() == Some(libc::EINVAL) {
-        let why = "KVM refuses the value: it does not fit this vCPU's CPUID or itself";
-        return CpuError::Invalid {
-            what: field.into(),
-            why: why.into(),
-        };
-    }
-    host_error("setting of a vCPU's state", Some(vcpu), error)
 }
 
 impl Registers for KvmVcpu {
@@ -426,7 +429,7 @@ impl Registers for KvmVcpu {
         let regs = convert::kvm_gprs(&state.gprs);
         self.fd
             .set_regs(&regs)
-            .map_err(|e| refused_as("gprs", e.into(), self.id))?;
+            .map_err(self.refused("gprs", "KVM_SET_REGS"))?;
         self.set_xstate(state)?;
         self.set_tsc(state.tsc)?;
         let (deadline, others): (Vec<Msr>, Vec<Msr>) = state
@@ -436,7 +439,7 @@ impl Registers for KvmVcpu {
         msrs::write(&self.fd, self.id, &others)?;
         if let Some(nested) = &state.nested {
             ioctl::set_nested_state(&self.fd, nested)
-                .map_err(|e| refused_as("nested", e, self.id))?;
+                .map_err(self.refused("nested", "KVM_SET_NESTED_STATE"))?;
         }
         if let Some(page) = &state.lapic {
             self.set_lapic(page)?;
@@ -452,7 +455,7 @@ impl Registers for KvmVcpu {
         };
         self.fd
             .set_debug_regs(&debug)
-            .map_err(|e| refused_as("debug", e.into(), self.id))?;
+            .map_err(self.refused("debug", "KVM_SET_DEBUGREGS"))?;
         self.set_activity(state.activity)
     }
 
@@ -469,7 +472,7 @@ impl Registers for KvmVcpu {
         let regs = convert::kvm_gprs(&start.gprs);
         self.fd
             .set_regs(&regs)
-            .map_err(|e| refused_as("gprs", e.into(), self.id))?;
+            .map_err(self.refused("gprs", "KVM_SET_REGS"))?;
         self.set_activity(Activity::Running)
     }
 

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vm_core::{BoxError, Built, Parts, Vm, VmSpec};
+use vm_core::{BoxError, Built, Parts, Vm, VmError, VmSpec};
 use vm_cpu::IrqMode;
 use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs};
 use vm_cpu_kvm::KvmEngine;
@@ -66,6 +66,20 @@ fn start() -> Start {
 }
 
 pub(crate) fn create(engine: &Arc<KvmEngine>, code: &'static [u8], irq: IrqMode, vcpus: u32) -> Vm {
+    let spec = VmSpec {
+        vcpus,
+        memory_bytes: 1 << 20,
+        irq,
+        ..VmSpec::default()
+    };
+    build(engine, code, spec).unwrap()
+}
+
+pub(crate) fn build(
+    engine: &Arc<KvmEngine>,
+    code: &'static [u8],
+    spec: VmSpec,
+) -> Result<Vm, VmError> {
     let mut parts = Parts::bare(engine.clone());
     parts.board = Box::new(|_| {
         let (mut bus, mut devices) = (BusBuilder::new(), Devices::new());
@@ -85,11 +99,5 @@ pub(crate) fn create(engine: &Arc<KvmEngine>, code: &'static [u8], irq: IrqMode,
             .map_err(|e| Box::new(e) as BoxError)?;
         Ok(Some(start()))
     });
-    let spec = VmSpec {
-        vcpus,
-        memory_bytes: 1 << 20,
-        irq,
-        ..VmSpec::default()
-    };
-    Vm::create(spec, parts).unwrap()
+    Vm::create(spec, parts)
 }
