@@ -8,9 +8,6 @@
 //! three times if each is to run something while all are held.
 //! "baton" is the least that one callback after the other on sleeping threads can do: wake all, pass
 //! on from thread to thread, let all go.
-#![expect(clippy::print_stdout, reason = "a benchmark prints its rows")]
-
-mod table;
 
 use std::convert::Infallible;
 use std::hint::spin_loop;
@@ -19,7 +16,7 @@ use std::sync::{Arc, Barrier, mpsc};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use table::{Rounds, row};
+use vm_bench::{Rounds, row};
 use vm_emt::{ANYONE, Bell, Bells, Emt, Flow, Futex};
 use vm_rendezvous::{How, Rendezvous};
 

@@ -5,13 +5,10 @@
 //!
 //! The limits: a cache line that two polling threads pass to and fro, and a futex that two sleeping
 //! threads do. The channels carry a boxed closure there and its result back.
-#![expect(clippy::print_stdout, reason = "a benchmark prints its rows")]
 #![expect(
     clippy::disallowed_methods,
     reason = "threads of a benchmark, joined by their owner"
 )]
-
-mod table;
 
 use std::hint::{black_box, spin_loop};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
@@ -19,7 +16,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::{JoinHandle, spawn};
 use std::time::{Duration, Instant};
 
-use table::{Rounds, row};
+use vm_bench::{Rounds, row};
 use vm_emt::{ANYONE, Bell, Bells, Emt, Flow, Futex, Woken};
 use vm_req::{Dest, Queues, Which};
 

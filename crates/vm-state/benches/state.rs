@@ -3,16 +3,13 @@
 
 //! What reading the state and moving it costs, beside a plain atomic and beside the usual way: a
 //! mutex, a condition variable for those who wait, a list of boxed listeners.
-#![expect(clippy::print_stdout, reason = "a benchmark prints its rows")]
-
-mod table;
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
-use table::{Rounds, row};
+use vm_bench::{Rounds, row};
 use vm_state::{Cause, State, StateCell, Subscription, SuspendReason, operations};
 
 const READS: u32 = 2_000_000;

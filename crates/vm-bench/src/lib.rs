@@ -1,20 +1,23 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Rows of a benchmark: rounds of both sides alternate, and the ratio is the median of the ratios of
+//! Rows of a benchmark, one JSON object a line on standard output: rounds of both sides alternate, and the ratio is the median of the ratios of
 //! neighbouring rounds, which a machine that changes its pace disturbs least.
+#![expect(clippy::print_stdout, reason = "its output is what a benchmark is for")]
 
 /// How much to measure.
-#[derive(Clone, Copy)]
-pub(crate) struct Rounds {
-    pub(crate) rounds: usize,
+#[derive(Debug, Clone, Copy)]
+pub struct Rounds {
+    /// Rounds of each side.
+    pub rounds: usize,
     /// Share of a full batch, in percent.
-    pub(crate) share: u32,
+    pub share: u32,
 }
 
 impl Rounds {
     /// Few under `cargo test` and with `--quick`.
-    pub(crate) fn from_args() -> Self {
+    #[must_use]
+    pub fn from_args() -> Self {
         let has = |flag: &str| std::env::args().any(|arg| arg == flag);
         match (has("--bench"), has("--quick")) {
             (true, false) => Self {
@@ -32,14 +35,16 @@ impl Rounds {
         }
     }
 
-    pub(crate) fn batch(self, full: u32) -> u32 {
+    /// How many of a `full` batch.
+    #[must_use]
+    pub fn batch(self, full: u32) -> u32 {
         (full * self.share / 100).max(1)
     }
 }
 
 /// Measures both sides and prints their row. Each side answers its figure for one round. `why` says
 /// what is known about a target that is not met, and is printed only then.
-pub(crate) fn row(
+pub fn row(
     rounds: Rounds,
     (bench, unit): (&str, &str),
     ours: &mut dyn FnMut() -> f64,
