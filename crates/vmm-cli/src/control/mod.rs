@@ -6,10 +6,12 @@
 //! `docs/control.md` is the protocol; a test replays its examples against a live VM. Invariant:
 //! nothing a client does or fails to do reaches the VM except an operation that it asked for in a
 //! whole request. [`socket`] owns the file, [`server`] the threads, [`session`] one client's
-//! buffers, [`mailbox`] what the VM tells that client; [`protocol`] is the text and [`ops`] the
-//! calls behind it, of which [`observe`] only looks. [`client`] is the other end.
+//! buffers, [`mailbox`] what the VM tells that client; [`protocol`] is the text, [`lines`] cuts it out of
+//! what arrives, and [`ops`] are the calls behind it, of which [`observe`] only looks. A fuzz target
+//! includes the text's two files as they are. [`client`] is the other end.
 
 mod client;
+mod lines;
 mod mailbox;
 mod observe;
 mod ops;

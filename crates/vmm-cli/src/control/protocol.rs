@@ -121,15 +121,19 @@ pub(super) enum Rejected {
     Usage { id: Id, message: String },
 }
 
+impl Rejected {
+    pub(super) fn too_long() -> Self {
+        Self::Malformed(format!("a request is longer than {LINE_LIMIT} bytes"))
+    }
+}
+
 /// Reads one line, without its newline.
 ///
 /// # Errors
 /// [`Rejected`]. Memory is bounded by a small multiple of the line's length, nesting by serde_json.
 pub(super) fn parse(line: &[u8]) -> Result<Request, Rejected> {
     if line.len() > LINE_LIMIT {
-        return Err(Rejected::Malformed(format!(
-            "a request is longer than {LINE_LIMIT} bytes"
-        )));
+        return Err(Rejected::too_long());
     }
     let Members(mut members) = serde_json::from_slice(line)
         .map_err(|e| Rejected::Malformed(format!("not a JSON object on one line: {e}")))?;

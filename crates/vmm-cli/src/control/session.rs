@@ -19,9 +19,10 @@ use serde_json::{Value, json};
 use vm_core::{ErrorEvent, ErrorSubscription};
 use vm_state::{State, Subscription};
 
+use super::lines::Lines;
 use super::mailbox::{Mailbox, Told};
 use super::ops;
-use super::protocol::{self, Failed, Id, Kind, LINE_LIMIT, Op, Rejected, Request};
+use super::protocol::{self, Failed, Id, Kind, Op, Rejected, Request};
 use super::server::Shared;
 use crate::events;
 use crate::run::Event;
@@ -71,7 +72,7 @@ pub(super) struct Session {
     stream: UnixStream,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
-    input: Vec<u8>,
+    input: Lines,
     output: Vec<u8>,
     waits: Vec<Wait>,
     /// Fills the mailbox, from the first request on that needs it.
@@ -107,7 +108,7 @@ impl Session {
             stream,
             shared,
             mailbox,
-            input: Vec::new(),
+            input: Lines::default(),
             output: Vec::new(),
             waits: Vec::new(),
             subscription: None,
@@ -147,14 +148,14 @@ impl Session {
         if self.shared.ending() {
             return Err(Left::Finished);
         }
-        let nothing_due = self.output.is_empty() && !self.whole_line();
+        let nothing_due = self.output.is_empty() && !self.input.has_line();
         let listens = self.stream_events == Streaming::On || !self.waits.is_empty();
         match self.input_ended {
             Ended::Both => return Err(Left::Gone),
             Ended::Input if nothing_due && !listens => return Err(Left::Gone),
             Ended::Input | Ended::No => {}
         }
-        if self.output.len() < OUTPUT_LIMIT && self.whole_line() {
+        if self.output.len() < OUTPUT_LIMIT && self.input.has_line() {
             return Ok(());
         }
         self.sleep()
@@ -222,21 +223,12 @@ impl Session {
         }
     }
 
-    fn whole_line(&self) -> bool {
-        self.input.contains(&b'\n')
-    }
-
     /// Serves whole requests as long as their replies have somewhere to go.
     fn serve_requests(&mut self) -> Result<(), Left> {
-        let input = std::mem::take(&mut self.input);
-        let mut rest = input.as_slice();
-        while self.output.len() < OUTPUT_LIMIT
-            && let Some(end) = rest.iter().position(|byte| *byte == b'\n')
-        {
-            let (line, after) = rest.split_at(end);
-            rest = &after[1..];
-            match protocol::parse(line) {
-                Ok(request) => self.serve(request)?,
+        while self.output.len() < OUTPUT_LIMIT {
+            match self.input.request() {
+                Ok(Some(request)) => self.serve(request)?,
+                Ok(None) => break,
                 Err(Rejected::Usage { id, message }) => {
                     self.answer(&id, &Err(Failed::new(Kind::Usage, message)));
                 }
@@ -245,13 +237,6 @@ impl Session {
                 }
             }
         }
-        if rest.len() > LINE_LIMIT && !rest.contains(&b'\n') {
-            return Err(Left::Dropped(Failed::new(
-                Kind::Malformed,
-                format!("a request is longer than {LINE_LIMIT} bytes"),
-            )));
-        }
-        self.input = rest.to_vec();
         Ok(())
     }
 
@@ -403,13 +388,13 @@ impl Session {
     fn read(&mut self) -> Result<(), Left> {
         let mut buffer = [0; 4096];
         // At most one line more than the limit, besides whole ones that wait for their turn.
-        while self.input.len() <= LINE_LIMIT {
+        while !self.input.is_full() {
             match self.stream.read(&mut buffer) {
                 Ok(0) => {
                     self.input_ended = Ended::Input;
                     break;
                 }
-                Ok(got) => self.input.extend_from_slice(&buffer[..got]),
+                Ok(got) => self.input.push(&buffer[..got]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e.into()),
