@@ -157,6 +157,7 @@ fn a_stuck_sink_holds_up_neither_suspend_nor_reset_and_power_off_names_it() {
     for byte in *b"stuck\n" {
         rig.driver.write(0, byte);
     }
+    rig.gate.wait_entered();
     rig.serial.suspend().unwrap();
     rig.serial.resume().unwrap();
     rig.serial.reset(ResetKind::Hard).unwrap();

@@ -161,6 +161,7 @@ pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 #[derive(Default)]
 struct GateState {
     open: bool,
+    entered: bool,
     written: Vec<u8>,
 }
 
@@ -172,6 +173,17 @@ impl Gate {
 
     pub(crate) fn written(&self) -> Vec<u8> {
         self.0.0.lock().unwrap().written.clone()
+    }
+
+    /// Until somebody writes, and waits if it is not open.
+    pub(crate) fn wait_entered(&self) {
+        let state = self.0.0.lock().unwrap();
+        let waited = self
+            .0
+            .1
+            .wait_timeout_while(state, LIMIT, |state| !state.entered)
+            .unwrap();
+        assert!(!waited.1.timed_out(), "nobody wrote");
     }
 
     pub(crate) fn wait_for(&self, count: usize) {
@@ -191,7 +203,9 @@ impl Gate {
 
 impl Write for Gate {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let state = self.0.0.lock().unwrap();
+        let mut state = self.0.0.lock().unwrap();
+        state.entered = true;
+        self.0.1.notify_all();
         let mut state = self.0.1.wait_while(state, |state| !state.open).unwrap();
         state.written.extend(buf);
         self.0.1.notify_all();
