@@ -26,6 +26,10 @@ impl RamLayout {
     /// First address above the hole.
     pub const HOLE_END: u64 = 0x1_0000_0000;
 
+    /// Most that can be asked for: half of what an x86-64 process can address with four levels of
+    /// page tables (AMD64 APM volume 2, 5.3), since the program needs some too.
+    pub const MOST_BYTES: u64 = 1 << 46;
+
     /// The ranges as (address, bytes), ascending.
     pub fn ranges(&self) -> Vec<(u64, u64)> {
         let low = self.bytes.min(Self::HOLE_START);
@@ -40,7 +44,8 @@ impl RamLayout {
     /// Maps guest memory, zeroed, not yet touched.
     ///
     /// # Errors
-    /// [`CpuError::Host`] if the host has no room for the mapping, [`CpuError::Invalid`] for 0 bytes.
+    /// [`CpuError::Host`] if the host has no room for the mapping or for the bitmap beside it,
+    /// [`CpuError::Invalid`] for 0 bytes and for more than a process can address.
     pub fn allocate(&self) -> Result<GuestRam, CpuError> {
         if self.bytes == 0 || !self.bytes.is_multiple_of(4096) {
             return Err(CpuError::Invalid {
@@ -48,6 +53,17 @@ impl RamLayout {
                 why: format!("{} bytes is not a positive multiple of 4096", self.bytes),
             });
         }
+        if self.bytes > Self::MOST_BYTES {
+            return Err(CpuError::Invalid {
+                what: "memory".into(),
+                why: format!(
+                    "{} bytes are beyond the address space: {} at most",
+                    self.bytes,
+                    Self::MOST_BYTES
+                ),
+            });
+        }
+        self.has_room_for_bitmap()?;
         let ranges: Vec<_> = self
             .ranges()
             .into_iter()
@@ -65,5 +81,35 @@ impl RamLayout {
             vcpu: None,
             source: std::io::Error::other(e.to_string()),
         })
+    }
+
+    /// Refuses what the host has no bitmap for: vm-memory makes one bit a page before it maps, and a
+    /// failure there would end the process.
+    fn has_room_for_bitmap(&self) -> Result<(), CpuError> {
+        let bytes = usize::try_from(self.bytes / 4096 / 8).unwrap_or(usize::MAX);
+        let failed = |e: std::collections::TryReserveError| CpuError::Host {
+            op: "bitmap of guest memory",
+            vcpu: None,
+            source: std::io::Error::other(e),
+        };
+        Vec::<u8>::new().try_reserve_exact(bytes).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_no_process_can_address_is_refused_with_the_most_there_can_be() {
+        for bytes in [RamLayout::MOST_BYTES + 4096, 1 << 60, u64::MAX & !4095] {
+            match (RamLayout { bytes }).allocate() {
+                Err(CpuError::Invalid { what, why }) => {
+                    assert_eq!(what, "memory");
+                    assert!(why.contains(&RamLayout::MOST_BYTES.to_string()), "{why}");
+                }
+                other => panic!("{bytes:#x}: {other:?}"),
+            }
+        }
     }
 }
