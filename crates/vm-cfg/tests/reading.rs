@@ -67,7 +67,7 @@ fn every_type_is_read() {
 }
 
 #[test]
-fn an_unknown_key_is_named_with_its_place_and_the_nearest_known_one() {
+fn sd_f05_an_unknown_key_is_named_with_its_place_and_the_nearest_known_one() {
     let text = "[vm]\ncpus = 1\nmemroy = 4096\n";
     assert_eq!(
         message(text),
@@ -82,7 +82,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_known_one() {
 }
 
 #[test]
-fn a_wrong_type_is_named_with_what_would_be_right() {
+fn sd_f02_a_wrong_type_is_named_with_what_would_be_right() {
     let text = "[vm]\ncpus = 'two'\nmemory = 4096\n";
     let expected = "vm.cpus (vm.toml:2) is the text \"two\"; it must be an integer from 1 to 64";
     assert_eq!(message(text), expected);
@@ -116,7 +116,7 @@ fn a_wrong_type_is_named_with_what_would_be_right() {
 }
 
 #[test]
-fn f9_a_value_out_of_range_is_named_with_the_range() {
+fn sd_f09_a_value_out_of_range_is_named_with_the_range() {
     let text = |cpus: &str| format!("[vm]\ncpus = {cpus}\nmemory = 4096\n");
     for cpus in ["0", "65", "-1", "18446744073709551615"] {
         let expected = format!(
@@ -208,7 +208,7 @@ fn what_a_reader_refuses_for_its_own_reasons_is_named_too() {
 }
 
 #[test]
-fn f8_sections_come_in_natural_order() {
+fn sd_f08_sections_come_in_natural_order() {
     let tree = tree("[d.10]\n[d.2]\n[d.1]\n[d.0]\n[d]\nnone = 1\n");
     let names: Vec<_> = tree
         .section("d")

@@ -126,6 +126,39 @@ fn a_value_and_a_section_cannot_have_the_same_path() {
 }
 
 #[test]
+fn sd_f01_a_key_or_section_that_is_there_twice_is_refused_with_its_line() {
+    for (text, line) in [
+        ("[a.b]\nx = 1\n[a.b]\ny = 2\n", 3),
+        ("[a]\nx = 1\nx = 1\n", 3),
+        ("a.x = 1\n[a]\ny = 2\n", 2),
+        ("a = { x = 1, x = 2 }\n", 1),
+    ] {
+        let refused = Tree::builder().text("vm.toml".as_ref(), text);
+        let error = refused.expect_err("it is there twice");
+        assert!(
+            matches!(&error, CfgError::Syntax { line: at, .. } if *at == line),
+            "{text}: {error}"
+        );
+    }
+}
+
+#[test]
+fn sd_f03_a_path_is_keys_joined_by_dots_and_their_case_counts() {
+    let tree = Tree::builder().text("vm.toml".as_ref(), "[a.b]\nx = 1\n");
+    let tree = tree.expect("it is TOML").build();
+    for path in ["", ".", "a.", ".a", "a..b", "a/b", "a b"] {
+        let refused = tree.section(path);
+        assert!(
+            matches!(&refused, Err(CfgError::Invalid { .. })),
+            "{path:?}: {refused:?}"
+        );
+    }
+    let is_set = |path| tree.section(path).expect("it is a path").is_set();
+    assert!(is_set("a.b") && is_set("a . b") && is_set("\"a\".b"));
+    assert!(!is_set("A.b") && !is_set("a.B") && !is_set("b"));
+}
+
+#[test]
 fn a_syntax_error_names_file_line_and_column() {
     let refused = |text: &str| {
         Tree::builder()

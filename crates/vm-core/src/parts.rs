@@ -219,10 +219,12 @@ impl Component for BoardComponent {
         self.shown = observe::show(emt, &built.devices, &buses);
         emt.primary.devices = Some(built.devices);
         let eoi = built.eoi;
-        on_each(emt, "attach buses", |emt| {
+        let attached = on_each(emt, "attach buses", |emt| {
             emt.install_buses(Some(Arc::clone(&buses)), eoi.clone());
             Ok::<(), VmError>(())
-        })
+        });
+        // Devices may hold the machine, which goes next.
+        attached.inspect_err(|_| self.term(emt))
     }
 
     fn reset(&mut self, emt: &mut Emt, kind: ResetKind) -> Outcome {

@@ -83,7 +83,7 @@ fn with_resets(script: Script, vcpus: u32) -> (Log, Vm) {
 }
 
 #[test]
-fn t_p11_a_device_that_asks_for_a_soft_reset_gets_one_and_devices_hear_which() {
+fn t_p11_sd_p15_a_device_that_asks_for_a_soft_reset_gets_one_and_devices_hear_which() {
     let script = Script::new()
         .pio_write(PORT_SOFT_RESET, 1, 1)
         .work(1)
@@ -113,7 +113,7 @@ fn of_two_resets_in_one_access_the_first_counts() {
 }
 
 #[test]
-fn t_p14_where_a_reset_is_to_halt_the_vcpu_that_asks_halts_and_nothing_is_reset() {
+fn t_p14_sd_p15_where_a_reset_is_to_halt_the_vcpu_that_asks_halts_and_nothing_is_reset() {
     let engine = ScriptEngine::new(busy()).vcpu(
         1,
         Script::new()

@@ -113,6 +113,27 @@ fn t_s28_destroy_of_a_running_vm_is_refused_and_it_goes_on() {
 }
 
 #[test]
+fn sd_v07_destroy_is_accepted_in_off_alone_and_a_refused_one_changes_nothing() {
+    let machine = Machine::new(busy());
+    let vm = machine.create(2);
+    let refused_in = |state: State| {
+        taken(&machine.log);
+        assert!(refused(&vm.destroy(DESTROY)), "{state}");
+        assert_eq!(vm.state(), state);
+        assert!(taken(&machine.log).is_empty(), "no device hears of it");
+    };
+    refused_in(State::Created);
+    vm.power_on().unwrap();
+    refused_in(State::Running);
+    vm.suspend(SuspendReason::User).unwrap();
+    refused_in(State::Suspended);
+    vm.resume(ResumeReason::User).unwrap();
+    vm.power_off().unwrap();
+    vm.destroy(DESTROY).unwrap();
+    refused_in(State::Terminated);
+}
+
+#[test]
 fn t_c07_observers_see_a_whole_life_in_order() {
     let machine = Machine::new(busy());
     let vm = machine.create(2);
@@ -330,7 +351,7 @@ fn power_off_is_accepted_from_created_running_and_suspended() {
 }
 
 #[test]
-fn destroy_names_the_emt_that_does_not_come_and_can_be_repeated() {
+fn sd_v08_destroy_names_the_emt_that_does_not_come_and_can_be_repeated() {
     let gate = Gate::new();
     let machine = Machine::new(busy());
     let vm = machine.create(2);

@@ -101,7 +101,7 @@ fn suspend(vm: &Vm) -> JoinHandle<Result<(), VmError>> {
 }
 
 #[test]
-fn t_s33_a_suspend_waits_for_a_pending_device_and_serves_priority_requests_only() {
+fn t_s33_sd_p06_a_suspend_waits_for_a_pending_device_and_serves_priority_requests_only() {
     let (device, vm) = running(LIMIT.unwrap());
     let done = suspend(&vm);
     until("the device is pending", || device.is_pending());

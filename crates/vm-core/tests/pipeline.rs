@@ -6,8 +6,11 @@
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
 
+use std::sync::Arc;
+
 use common::{DESTROY, Log, Machine, busy, note, spec, taken};
 use vm_core::{Component, Emt, Outcome, Round, Vm, VmError};
+use vm_pdm::{Device, Devices};
 use vm_state::State;
 
 /// Records; fails at what it is told to.
@@ -30,10 +33,12 @@ impl Component for Probe {
         }
     }
     fn init_completed(&mut self, _: &mut Emt, round: Round) -> Outcome {
-        if round == Round::Frozen {
-            note(&self.log, format!("{} frozen", self.name));
-        }
-        if self.fails == Some("frozen") && round == Round::Frozen {
+        let round = match round {
+            Round::Constructed => "constructed",
+            Round::Frozen => "frozen",
+        };
+        note(&self.log, format!("{} {round}", self.name));
+        if self.fails == Some(round) {
             Err("no".into())
         } else {
             Ok(())
@@ -73,23 +78,35 @@ fn sd_v01_a_failure_at_step_k_takes_down_exactly_the_steps_before_it_in_reverse(
     }
 }
 
+/// A hook of each component, in order.
+fn each(hook: &str, components: impl Iterator<Item = usize>) -> Vec<String> {
+    components.map(|k| format!("c{k} {hook}")).collect()
+}
+
 #[test]
-fn a_failure_at_completion_takes_down_everything() {
-    let (log, vm) = create(3, Some((1, "frozen")));
-    assert!(vm.is_err());
-    assert_eq!(
-        taken(&log),
-        [
-            "c0 init",
-            "c1 init",
-            "c2 init",
-            "c0 frozen",
-            "c1 frozen",
-            "c2 term",
-            "c1 term",
-            "c0 term"
-        ]
-    );
+fn sd_v03_the_rounds_come_when_all_are_up_one_after_the_other_in_order() {
+    let (log, vm) = create(3, None);
+    let rounds = ["init", "constructed", "frozen"];
+    let expected = rounds.map(|round| each(round, 0..3)).concat();
+    assert_eq!(taken(&log), expected);
+    drop(vm);
+}
+
+#[test]
+fn sd_v01_sd_v03_the_first_failure_of_a_round_ends_it_and_takes_down_everything() {
+    for fails in ["constructed", "frozen"] {
+        for k in 0..3 {
+            let (log, vm) = create(3, Some((k, fails)));
+            assert!(vm.is_err());
+            let mut expected = each("init", 0..3);
+            if fails == "frozen" {
+                expected.extend(each("constructed", 0..3));
+            }
+            expected.extend(each(fails, 0..=k));
+            expected.extend(each("term", (0..3).rev()));
+            assert_eq!(taken(&log), expected, "{fails} of c{k}");
+        }
+    }
 }
 
 #[test]
@@ -101,6 +118,43 @@ fn sd_v02_destroy_is_the_exact_reverse_of_create() {
     vm.destroy(DESTROY).unwrap();
     assert_eq!(taken(&log), ["c2 term", "c1 term", "c0 term"]);
     assert_eq!(vm.state(), State::Terminated);
+}
+
+/// A device that tells when it is destroyed.
+struct Tells(&'static str, Log);
+
+impl Device for Tells {
+    fn name(&self) -> &str {
+        self.0
+    }
+}
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        note(&self.1, format!("{} gone", self.0));
+    }
+}
+
+#[test]
+fn sd_p02_a_device_that_cannot_be_made_takes_those_before_it_down_in_reverse() {
+    let machine = Machine::new(busy());
+    let log = Log::default();
+    let into = log.clone();
+    let mut parts = machine.parts();
+    parts.board = Box::new(move |_| {
+        let mut devices = Devices::new();
+        for name in ["disk", "net"] {
+            devices.add(Arc::new(Tells(name, into.clone())))?;
+        }
+        Err("console: no terminal".into())
+    });
+    let error = Vm::create(spec(1), parts).expect_err("the board fails");
+    let VmError::Component(error) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(error.component, "board");
+    assert_eq!(error.source.to_string(), "console: no terminal");
+    assert_eq!(taken(&log), ["net gone", "disk gone"]);
 }
 
 #[test]

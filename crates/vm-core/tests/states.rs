@@ -104,6 +104,28 @@ fn t_s10_power_off_of_a_vm_that_is_off_or_gone_is_refused_and_changes_nothing() 
 }
 
 #[test]
+fn sd_p10_power_off_of_a_suspended_vm_tells_each_device_once_and_suspends_none_again() {
+    let (machine, vm) = running(2);
+    vm.suspend(SuspendReason::User).unwrap();
+    let suspended = ["second suspend", "first suspend"];
+    assert_eq!(taken(&machine.log), suspended);
+    vm.power_off().unwrap();
+    assert_eq!(taken(&machine.log), ["second power_off", "first power_off"]);
+}
+
+#[test]
+fn sd_v06_where_a_reset_is_to_power_off_a_soft_reset_is_still_one() {
+    let machine = Machine::new(busy());
+    let mut policy = spec(2);
+    policy.on_reset = OnReset::PowerOff;
+    let vm = Vm::create(policy, machine.parts()).unwrap();
+    vm.power_on().unwrap();
+    vm.soft_reset().unwrap();
+    assert_eq!(vm.state(), State::Running);
+    assert_eq!((vm.status().soft_resets, vm.ending()), (1, None));
+}
+
+#[test]
 fn t_s11_power_off_tells_each_device_once_in_reverse() {
     let (machine, vm) = running(4);
     vm.power_off().unwrap();
@@ -121,7 +143,7 @@ fn t_s12_a_hard_reset_counts_as_hard_and_keeps_running() {
 }
 
 #[test]
-fn t_s13_a_suspended_vm_that_is_reset_begins_anew_on_resume_with_aps_waiting() {
+fn t_s13_sd_v05_a_suspended_vm_that_is_reset_begins_anew_on_resume_with_aps_waiting() {
     let script = Script::new().work(1000).halt_for_good();
     let machine = Machine::with(ScriptEngine::new(script).aps(ApStart::AfterSipi));
     let vm = machine.create(2);
@@ -156,7 +178,7 @@ fn a_soft_reset_counts_as_soft_and_loads_nothing_anew() {
 }
 
 #[test]
-fn t_s16_power_off_instead_of_reset_ends_the_vm_once_and_counts_no_reset() {
+fn t_s16_sd_v06_power_off_instead_of_reset_ends_the_vm_once_and_counts_no_reset() {
     let machine = Machine::new(Script::new().pio_write(PORT_RESET, 1, 1).work(5));
     let mut policy = spec(2);
     policy.on_reset = OnReset::PowerOff;

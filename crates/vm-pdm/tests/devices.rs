@@ -91,7 +91,7 @@ fn with<'a>(hook: &str, names: impl IntoIterator<Item = &'a &'a str>) -> Vec<Str
 }
 
 #[test]
-fn up_is_in_order_of_construction_and_down_in_exact_reverse() {
+fn sd_p01_up_is_in_order_of_construction_and_down_in_exact_reverse() {
     let (devices, log) = four(&[]);
     devices.power_on().unwrap();
     assert_eq!(taken(&log), with("on", &NAMES));
