@@ -111,7 +111,7 @@ pub(crate) struct RunArgs {
     /// Serve a control socket (for vmm ctl) at this path, for this user and root alone
     #[arg(long, value_name = "SOCK")]
     pub(crate) control: Option<PathBuf>,
-    /// Write one JSON object a line to standard error for every change of state
+    /// Write one JSON object a line to standard error for every change of state and every error
     #[arg(long)]
     pub(crate) json: bool,
     /// Log level
