@@ -161,7 +161,7 @@ pub(crate) struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 #[derive(Default)]
 struct GateState {
     open: bool,
-    entered: bool,
+    writes: u32,
     written: Vec<u8>,
 }
 
@@ -181,7 +181,7 @@ impl Gate {
         let waited = self
             .0
             .1
-            .wait_timeout_while(state, LIMIT, |state| !state.entered)
+            .wait_timeout_while(state, LIMIT, |state| state.writes == 0)
             .unwrap();
         assert!(!waited.1.timed_out(), "nobody wrote");
     }
@@ -204,7 +204,7 @@ impl Gate {
 impl Write for Gate {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         let mut state = self.0.0.lock().unwrap();
-        state.entered = true;
+        state.writes += 1;
         self.0.1.notify_all();
         let mut state = self.0.1.wait_while(state, |state| !state.open).unwrap();
         state.written.extend(buf);
