@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
-# environment variable: once, memory, echo, console, disk, disk-full,
-# disk-reboot, disk-sync, button, cpus, busy, reboot, idle, or (none) a shell.
+# environment variable: once, memory, echo, console, disk, disk-full, disk-reboot, disk-sync,
+# ext4, clock, button, cpus, busy, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -119,6 +119,33 @@ cpus)
 busy)
     echo "vmm: guest is busy"
     while :; do :; done
+    ;;
+ext4)
+    load_modules
+    mount -t ext4 /dev/vda /root && grep /root /proc/mounts
+    n=0
+    while :; do
+        n=$((n + 1))
+        mkdir -p /root/$((n / 8))
+        # Its directory entry is synced with it.
+        seq $n $((n + 2000)) | dd of=/root/$((n / 8))/$n conv=fsync 2>/dev/null &&
+            echo "vmm: guest synced $n"
+    done
+    ;;
+clock)
+    echo "vmm: guest clock is $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
+    # In hundredths of a second; a guest that is up for a second has no leading zero.
+    sleep 1
+    read -r now rest </proc/uptime
+    last=${now%.*}${now#*.} ends=$((last + 1000)) largest=0
+    echo "vmm: guest watches its clock"
+    while [ "$last" -lt "$ends" ]; do
+        read -r now rest </proc/uptime
+        now=${now%.*}${now#*.}
+        [ $((now - last)) -gt "$largest" ] && largest=$((now - last))
+        last=$now
+    done
+    echo "vmm: guest clock made no step above $((largest * 10)) ms"
     ;;
 reboot)
     reboot -f

@@ -5,6 +5,7 @@
 //! with kvm-amd, and our static programs run on that from its initramfs.
 
 pub(crate) mod debian;
+mod e2fs;
 pub(crate) mod modules;
 pub(crate) mod payload;
 mod power;

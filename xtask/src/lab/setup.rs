@@ -5,7 +5,7 @@
 //! lab's own init and helper. Everything is cached; a second call only looks.
 //!
 //! Files: `KERNEL/{vmlinux,vmlinuz,modules.cpio,guest-modules.cpio,stamp}` for 6.1 and 6.12, `busybox`, `labx`,
-//! `tools.cpio`, and the downloaded packages in `packages/`.
+//! `tools.cpio`, `e2fs.cpio`, and the downloaded packages in `packages/`.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,7 +16,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::modules::Modules;
-use super::{debian, payload};
+use super::{debian, e2fs, payload};
 use crate::cpio::Archive;
 use crate::workspace::{self, StaticTarget};
 
@@ -105,6 +105,18 @@ impl Files {
         debian::install("qemu-system-x86_64", "qemu-system-x86")
     }
 
+    /// The archive of programs for a guest's file system, which only some checks want.
+    pub(crate) fn ensure_e2fs(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        if !self.e2fs().is_file() {
+            let archive = e2fs::archive(&self.dir.join("packages"), &self.dir)?;
+            let partial = self.dir.join("e2fs.partial");
+            std::fs::write(&partial, archive)?;
+            std::fs::rename(partial, self.e2fs())?;
+        }
+        Ok(())
+    }
+
     /// Files that are there already, or not.
     #[cfg(test)]
     pub(crate) fn at(dir: PathBuf) -> Self {
@@ -129,6 +141,11 @@ impl Files {
     /// busybox, labx and the lab's init.
     pub(crate) fn tools(&self) -> PathBuf {
         self.dir.join("tools.cpio")
+    }
+
+    /// Programs for a guest's file system, see [`e2fs`].
+    pub(crate) fn e2fs(&self) -> PathBuf {
+        self.dir.join("e2fs.cpio")
     }
 
     /// The kernel as ELF file.

@@ -22,10 +22,14 @@ const LABS_AT_ONCE: usize = 2;
 const SPARE: Duration = Duration::from_secs(180);
 
 #[derive(Debug, ClapArgs)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub(crate) struct Args {
     /// A few checks in one lab
     #[arg(long)]
     quick: bool,
+    /// Print what passing checks say, too
+    #[arg(long)]
+    show: bool,
     /// Only checks whose name contains this
     #[arg(long, value_name = "WORDS")]
     only: Option<String>,
@@ -36,6 +40,7 @@ pub(crate) struct Args {
 struct Group {
     lab: Kernel,
     cpus: u32,
+    clock: Clock,
     checks: Vec<Check>,
 }
 
@@ -51,6 +56,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     let started = Instant::now();
     let files = Files::ensure(&Kernel::ALL)?;
     files.ensure_qemu()?;
+    files.ensure_e2fs()?;
     let programs = product::test_programs("vm-cpu-kvm")?;
     let vmm = product::vmm()?;
     let initrd = product::guest_initramfs(&files.busybox(), files.dir())?;
@@ -59,14 +65,22 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
         .map(|program| program.name.clone())
         .collect();
     let memory_mib = lab_memory_mib()?;
-    let checks = tests::all(&names, memory_mib).into_iter().filter(|check| {
+    let wanted = |check: &Check| {
         (check.quick || !args.quick)
             && args
                 .only
                 .as_ref()
                 .is_none_or(|words| check.name.contains(words))
-    });
-    let mut contents = vec![(vmm, "vmm".to_owned()), (initrd, "guest.cpio".to_owned())];
+    };
+    let mut checks = tests::all(&names, memory_mib);
+    checks.retain(wanted);
+    let mut counted = tests::counted();
+    counted.retain(wanted);
+    let mut contents = vec![
+        (vmm, "vmm".to_owned()),
+        (initrd, "guest.cpio".to_owned()),
+        (files.e2fs(), "e2fs.cpio".to_owned()),
+    ];
     for kernel in Kernel::ALL {
         contents.push((files.vmlinux(kernel), format!("vmlinux-{}", kernel.name())));
         contents.push((files.vmlinuz(kernel), format!("vmlinuz-{}", kernel.name())));
@@ -79,12 +93,15 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
             .map(|p| (p.path, format!("test-{}", p.name))),
     );
 
-    let groups = Mutex::new(group(checks));
+    let mut groups = group(checks, Clock::Wall);
+    groups.extend(group(counted, Clock::Instructions));
+    let groups = Mutex::new(groups);
     let tally = Mutex::new(Tally::default());
     let lab = Lab {
         files: &files,
         contents: &contents,
         memory_mib,
+        show: args.show,
         tally: &tally,
     };
     std::thread::scope(|scope| -> Result<()> {
@@ -121,7 +138,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn group(checks: impl Iterator<Item = Check>) -> VecDeque<Group> {
+fn group(checks: Vec<Check>, clock: Clock) -> VecDeque<Group> {
     let mut groups: BTreeMap<(Kernel, u32), Vec<Check>> = BTreeMap::new();
     for check in checks {
         groups
@@ -131,7 +148,12 @@ fn group(checks: impl Iterator<Item = Check>) -> VecDeque<Group> {
     }
     let mut groups: VecDeque<_> = groups
         .into_iter()
-        .map(|((lab, cpus), checks)| Group { lab, cpus, checks })
+        .map(|((lab, cpus), checks)| Group {
+            lab,
+            cpus,
+            clock,
+            checks,
+        })
         .collect();
     // The longest first, so that the two workers end at about the same time.
     groups
@@ -156,6 +178,8 @@ struct Lab<'a> {
     files: &'a Files,
     contents: &'a [(PathBuf, String)],
     memory_mib: u32,
+    /// Print the output of passing checks.
+    show: bool,
     tally: &'a Mutex<Tally>,
 }
 
@@ -217,7 +241,7 @@ impl Lab<'_> {
             kernel: group.lab,
             cpus: group.cpus,
             memory_mib: self.memory_mib,
-            clock: Clock::Wall,
+            clock: group.clock,
             talk: Talk::Output,
             limit: Duration::from_secs(limit.into()) + SPARE,
             modules: vec!["kvm".into()],
@@ -294,7 +318,11 @@ impl<'a> Reader<'a> {
                 if let Some(check) = self.group.checks.get(self.next) {
                     let seconds = self.began.elapsed().as_secs_f64();
                     let end = judge(check, status, seconds, &self.output);
+                    let passed = end.is_ok();
                     self.lab.verdict(self.group, check, seconds, end);
+                    if passed && self.lab.show {
+                        println!("{}", self.output);
+                    }
                 }
                 self.next += 1;
                 self.output.clear();
@@ -383,12 +411,14 @@ mod tests_of_the_reader {
             files: &files,
             contents: &[],
             memory_mib: 0,
+            show: false,
             tally: &tally,
         };
         let checks = vec![check("a"), check("b"), check("c")];
         let group = Group {
             lab: Kernel::V6_12,
             cpus: 1,
+            clock: Clock::Wall,
             checks,
         };
         let mut reader = Reader::new(&lab, &group, 0);

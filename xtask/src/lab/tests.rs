@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! What `cargo xtask lab test` checks, as data. The scripts run in the lab's `/job`, which holds
-//! `vmm`, `guest.cpio`, `vmlinux-K`, `vmlinuz-K` and `modules-K.cpio` for both guest kernels, and the KVM engine's
+//! `vmm`, `guest.cpio`, `e2fs.cpio`, `vmlinux-K`, `vmlinuz-K` and `modules-K.cpio` for both guest kernels, and the KVM engine's
 //! test programs as `test-NAME`.
+
+mod clocks;
+mod files;
 
 use super::setup::Kernel;
 
@@ -50,6 +53,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
         checks.push(disk(guest));
     }
     checks.push(disk_full());
+    checks.push(files::ext4_killed());
     checks.push(disk_reboot());
     checks.push(disk_killed());
     checks.push(as_is());
@@ -66,6 +70,12 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     checks.push(reset());
     checks.extend(super::power::checks());
     checks
+}
+
+/// Checks of what takes how long, in a lab whose clock is driven by instructions: no load of the
+/// host, and no other lab, is in their figures.
+pub(crate) fn counted() -> Vec<Check> {
+    vec![clocks::suspended(), clocks::idle()]
 }
 
 pub(super) fn run(image: &str, cpus: u32, memory: &str, options: &str, guest: &str) -> String {
@@ -305,12 +315,18 @@ fn disk_full() -> Check {
          truncate -s 4M full/disk.img
          {vmm} </dev/null >output 2>&1 &
          machine=$!
+         for step in $(seq 1 100); do
+             [ -S vm.sock ] && break
+             sleep 0.1
+         done
+         ./vmm ctl vm.sock events >events &
          for step in $(seq 1 800); do
              ./vmm ctl vm.sock --json status 2>/dev/null >status
              grep -q SUSPENDED status && break
              sleep 0.1
          done
          cat status
+         ./vmm ctl vm.sock status
          echo 'before there is room:'
          cat output
          mount -o remount,size=8m full
@@ -321,6 +337,7 @@ fn disk_full() -> Check {
          seq 1 400000 | head -c 2097152 >pattern
          head -c 2097152 full/disk.img | cmp - pattern && echo 'the host reads it too'
          umount full
+         sed 's/^/events: /' events
          exit $status"
     );
     let says = [
@@ -452,8 +469,10 @@ mod the_list {
     #[test]
     fn every_check_of_one_lab_has_a_name_of_its_own() {
         let checks = all(&["contract".into()], 8192);
+        let counted = counted();
         let mut keys: Vec<_> = checks
             .iter()
+            .chain(&counted)
             .map(|c| (c.lab, c.cpus, c.name.clone()))
             .collect();
         let count = keys.len();
