@@ -4,7 +4,7 @@
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
 # environment variable: once, memory, echo, console, disk, disk-full, disk-reboot, disk-sync,
-# ext4, clock, button, cpus, busy, reboot, idle, or (none) a shell.
+# disk-bulk (with mib=N), ext4, clock, button, cpus, busy, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -119,6 +119,26 @@ cpus)
 busy)
     echo "vmm: guest is busy"
     while :; do :; done
+    ;;
+disk-bulk)
+    load_modules
+    # With its number, a MiB: no two of the disk's are alike.
+    head -c $((1048576 - 13)) /dev/urandom >/tmp/piece
+    pieces() {
+        n=0
+        while [ $n -lt "$mib" ]; do
+            n=$((n + 1))
+            printf 'piece %07d' $n
+            cat /tmp/piece
+        done
+    }
+    written=$(pieces | md5sum)
+    # Whole pages: a part of one would be read first.
+    pieces | dd of=/dev/vda bs=1M iflag=fullblock conv=fsync 2>/dev/null
+    echo 3 >/proc/sys/vm/drop_caches
+    read=$(dd if=/dev/vda bs=1M count="$mib" 2>/dev/null | md5sum)
+    echo "vmm: guest wrote $mib MiB, md5 ${written%% *}"
+    [ "$written" = "$read" ] && echo "vmm: guest reads what it wrote"
     ;;
 ext4)
     load_modules

@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// A few checks in one lab
     #[arg(long)]
     quick: bool,
+    /// Long checks too: a gibibyte of a disk where CI takes a slice
+    #[arg(long)]
+    full: bool,
     /// Print what passing checks say, too
     #[arg(long)]
     show: bool,
@@ -73,6 +76,9 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
                 .is_none_or(|words| check.name.contains(words))
     };
     let mut checks = tests::all(&names, memory_mib);
+    if args.full {
+        checks.extend(tests::long(memory_mib));
+    }
     checks.retain(wanted);
     let mut counted = tests::counted();
     counted.retain(wanted);

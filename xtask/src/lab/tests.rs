@@ -54,6 +54,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     }
     checks.push(disk_full());
     checks.push(files::ext4_killed());
+    checks.push(files::checksums(64));
     checks.push(disk_reboot());
     checks.push(disk_killed());
     checks.push(as_is());
@@ -70,6 +71,13 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     checks.push(reset());
     checks.extend(super::power::checks());
     checks
+}
+
+/// Checks of lengths that CI does not wait for, `--full`.
+pub(crate) fn long(lab_memory_mib: u32) -> Vec<Check> {
+    // A lab's files are in its memory.
+    let mib = if lab_memory_mib >= 8192 { 1024 } else { 512 };
+    vec![files::checksums(mib)]
 }
 
 /// Checks of what takes how long, in a lab whose clock is driven by instructions: no load of the
@@ -469,9 +477,10 @@ mod the_list {
     #[test]
     fn every_check_of_one_lab_has_a_name_of_its_own() {
         let checks = all(&["contract".into()], 8192);
-        let counted = counted();
+        let (long, counted) = (long(8192), counted());
         let mut keys: Vec<_> = checks
             .iter()
+            .chain(&long)
             .chain(&counted)
             .map(|c| (c.lab, c.cpus, c.name.clone()))
             .collect();

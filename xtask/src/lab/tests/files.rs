@@ -1,8 +1,8 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Checks of what a guest keeps on a disk: its file system after its machine was killed.
-//! It is judged from outside too, by programs that are not ours.
+//! Checks of what a guest keeps on a disk: its file system after its machine was killed, and bytes
+//! in bulk. Each is judged from outside too, by programs that are not ours.
 
 use super::{BOOT_LIMIT_S, Check, run};
 use crate::lab::e2fs;
@@ -58,6 +58,42 @@ pub(super) fn ext4_killed() -> Check {
         ],
         lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
         limit_s: BOOT_LIMIT_S,
+        quick: false,
+    }
+}
+
+/// The guest's checksum of what it wrote, of what it read back past its cache, and the lab's of the
+/// image are the same.
+pub(super) fn checksums(mib: u32) -> Check {
+    let options = "--disk disk.img";
+    let vmm = run("vmlinux-6.1", 1, "256M", options, "disk-bulk");
+    let vmm = vmm.replace("guest.cpio", "disk.cpio");
+    let vmm = vmm.replace("guest=", &format!("mib={mib} guest="));
+    let script = format!(
+        "cat guest.cpio modules-6.1.cpio >disk.cpio
+         truncate -s {mib}M disk.img
+         {vmm} </dev/null >output 2>&1
+         status=$?
+         cat output
+         sum=$(md5sum <disk.img)
+         echo \"the image has md5 ${{sum%% *}}\"
+         grep -q \"guest wrote {mib} MiB, md5 ${{sum%% *}}\" output && echo 'all three are the same'
+         rm disk.img
+         exit $status"
+    );
+    Check {
+        name: format!("checksums of {mib} MiB written and read are the same inside and outside"),
+        lab: Kernel::V6_12,
+        cpus: 1,
+        script,
+        status: 0,
+        says: vec![
+            "vmm: guest reads what it wrote".into(),
+            "all three are the same".into(),
+        ],
+        lacks: vec!["Kernel panic", "Call Trace", "cannot load", "I/O error"],
+        // A crowded host carries half a MiB a second.
+        limit_s: BOOT_LIMIT_S + 2 * mib,
         quick: false,
     }
 }
