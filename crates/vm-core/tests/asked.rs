@@ -8,14 +8,14 @@
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use common::{
     LIMIT, Log, Machine, PORT_RESET, PORT_SOFT_RESET, PORT_SUSPEND, busy, note, spec, taken, until,
 };
 use vm_core::{BoxError, Cancel, Closing, Emt, Ending, OnReset, Parts, Saver, Vm, Vote};
-use vm_cpu::script::{Script, ScriptEngine};
+use vm_cpu::script::{Script, ScriptEngine, Step};
 use vm_pdm::{BusBuilder, Device, DeviceError, Devices, Effect, IoCtx, IoHandler, ResetKind};
 use vm_state::{ResumeReason, State, SuspendReason};
 
@@ -110,6 +110,62 @@ fn of_two_resets_in_one_access_the_first_counts() {
     vm.power_off().unwrap();
     assert_eq!(vm.status().hard_resets, 0);
     assert!(taken(&log).iter().all(|kind| kind == "Soft"));
+}
+
+/// Answers how often it was read, and has the VM suspended before the answer is taken.
+struct Count(Arc<AtomicU64>);
+
+impl IoHandler for Count {
+    fn read(&self, cx: &mut IoCtx, _: u64, _: u8) -> u64 {
+        cx.raise(Effect::Suspend);
+        self.0.fetch_add(1, SeqCst) + 1
+    }
+    fn write(&self, cx: &mut IoCtx, _: u64, _: u8, _: u64) {
+        cx.raise(Effect::DebugExit(7));
+    }
+}
+
+#[test]
+fn sd_i07_a_read_that_a_suspend_finds_unfinished_is_completed_once() {
+    const READS: u64 = 20;
+    // The guest dies of an answer that is not the next one.
+    let script = (1..=READS).fold(Script::new(), |script, count| {
+        script.then(Step::MmioRead {
+            addr: 0xd000_0000,
+            size: 8,
+            expect: Some(count),
+        })
+    });
+    let machine = Machine::new(script.mmio_write(0xd000_0000, 8, 0));
+    let mut parts = machine.parts();
+    let count = Arc::new(AtomicU64::new(0));
+    let counter = Arc::new(Count(Arc::clone(&count)));
+    parts.board = Box::new(move |_| {
+        let mut buses = BusBuilder::new();
+        buses.mmio("count", 0xd000_0000..=0xd000_0007, counter.clone())?;
+        Ok(vm_core::Built {
+            devices: Devices::new(),
+            buses: buses.build(),
+            eoi: None,
+        })
+    });
+    let vm = Vm::create(spec(1), parts).unwrap();
+    vm.power_on().unwrap();
+    for reads in 1..=READS {
+        wait_state(&vm, State::Suspended);
+        assert_eq!(count.load(SeqCst), reads);
+        // What a saver takes, and what a loader would put there.
+        let reloaded = vm.on_emt(0, LIMIT, |emt| {
+            let mut vcpu = emt.settled()?;
+            let state = vcpu.state()?;
+            vcpu.set_state(&state)
+        });
+        reloaded.unwrap().unwrap();
+        vm.resume(ResumeReason::User).unwrap();
+    }
+    wait_state(&vm, State::Off);
+    assert_eq!(vm.ending(), Some(Ending::DebugExit(7)));
+    assert_eq!(count.load(SeqCst), READS);
 }
 
 #[test]

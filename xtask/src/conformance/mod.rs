@@ -115,7 +115,7 @@ fn unsettled(shown: &Shown) -> Vec<String> {
 
 /// Why a case does not apply, if it does not.
 fn exemption(id: Id) -> Option<&'static str> {
-    let mut reasons = EXEMPT.iter().filter_map(|line| cases::split(line));
+    let mut reasons = EXEMPT.iter().filter_map(|line| Id::split(line));
     reasons.find_map(|(case, why)| (case == id).then_some(why))
 }
 

@@ -47,8 +47,8 @@ pub(crate) fn render(shown: &Shown) -> String {
         .collect();
     if !others.is_empty() {
         page.push_str(
-            "\n## Cases of other lists\n\nWhat tests show of callbacks and errors (C), plug, cap and \
-             names (P), and of saved states\nand devices (sd).\n\n| id | shown by |\n|--|--|\n",
+            "\n## Cases of other lists\n\nWhat tests show of saved states and devices (sd) beyond \
+             the families above.\n\n| id | shown by |\n|--|--|\n",
         );
         for (id, tests) in others {
             line(&mut page, &[&id.to_string(), &named(tests)]);
