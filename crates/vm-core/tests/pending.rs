@@ -27,6 +27,21 @@ struct Slow {
     waker: Mutex<Option<Waker>>,
     suspends: AtomicU32,
     resumes: AtomicU32,
+    /// Suspends of the device beside it, which takes no time.
+    beside: AtomicU32,
+}
+
+/// Constructed before the slow one, so suspended after it.
+struct Prompt(Arc<Slow>);
+
+impl Device for Prompt {
+    fn name(&self) -> &'static str {
+        "prompt"
+    }
+    fn suspend(&self) -> Result<(), DeviceError> {
+        self.0.beside.fetch_add(1, SeqCst);
+        Ok(())
+    }
 }
 
 impl Slow {
@@ -74,6 +89,7 @@ fn running(limit: Duration) -> (Arc<Slow>, Vm) {
     let theirs = Arc::clone(&device);
     parts.board = Box::new(move |_| {
         let mut devices = Devices::new();
+        devices.add(Arc::new(Prompt(theirs.clone())))?;
         devices.add(theirs.clone())?;
         Ok(Built {
             devices,
@@ -106,6 +122,9 @@ fn t_s33_sd_p06_a_suspend_waits_for_a_pending_device_and_serves_priority_request
     let done = suspend(&vm);
     until("the device is pending", || device.is_pending());
     assert_eq!(vm.state(), State::Suspending);
+    until("the other device is not held up", || {
+        device.beside.load(SeqCst) == 1
+    });
     let urgent = vm.on_emt_priority(0, LIMIT, |emt| emt.id());
     assert_eq!(urgent.unwrap(), 0);
     let normal = vm.on_emt(0, Some(Duration::from_millis(50)), |_| ());
@@ -118,6 +137,7 @@ fn t_s33_sd_p06_a_suspend_waits_for_a_pending_device_and_serves_priority_request
     done.join().unwrap().unwrap();
     assert_eq!(vm.state(), State::Suspended);
     assert_eq!(device.suspends.load(SeqCst), 1, "the hook is called once");
+    assert_eq!(device.beside.load(SeqCst), 1, "so is the other's");
     vm.on_emt(0, LIMIT, |_| ()).unwrap();
     device.slow.store(false, SeqCst);
     vm.power_off().unwrap();

@@ -1,7 +1,7 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The cases, one line each, and those that do not apply with the reason why.
+//! The lifecycle cases, one line each, and those that do not apply with the reason why.
 //!
 //! Times are not part of a case: what is quick is shown by counts and order, and measured by the
 //! benches.
@@ -11,7 +11,8 @@ use super::ids::{Id, List};
 /// A family of cases.
 #[derive(Debug)]
 pub(crate) struct Family {
-    pub(crate) letter: &'static str,
+    pub(crate) list: List,
+    pub(crate) letter: char,
     pub(crate) title: &'static str,
     /// Id, and what is to hold.
     pub(crate) cases: &'static [&'static str],
@@ -20,76 +21,66 @@ pub(crate) struct Family {
 impl Family {
     /// The cases with their ids.
     pub(crate) fn cases(&self) -> impl Iterator<Item = (Id, &'static str)> {
-        self.cases.iter().filter_map(|case| Id::split(case))
+        self.cases.iter().filter_map(|case| split(self.list, case))
     }
 }
 
+/// A line of a table here: its id and its text.
+pub(crate) fn split(list: List, line: &str) -> Option<(Id, &str)> {
+    let (id, text) = line.split_once(' ')?;
+    Some((Id::of(list, id)?, text))
+}
+
 /// Families that tests may name without being listed here: letter, and how many cases there are.
-pub(crate) const OTHERS: [(List, char, u32); 6] = [
+pub(crate) const OTHERS: [(List, char, u32); 3] = [
     (List::SavedState, 'C', 35),
-    (List::SavedState, 'F', 9),
     (List::SavedState, 'L', 19),
-    (List::SavedState, 'P', 17),
     (List::SavedState, 'S', 24),
-    (List::SavedState, 'V', 10),
 ];
 
-/// The families whose every case is shown or does not apply.
-pub(crate) const FAMILIES: [Family; 11] = [
+/// The families of lifecycle cases, whose every case is shown or does not apply.
+pub(crate) const FAMILIES: [Family; 7] = [
     Family {
-        letter: "S",
+        list: List::Lifecycle,
+        letter: 'S',
         title: "states and operations",
         cases: &STATES,
     },
     Family {
-        letter: "Q",
+        list: List::Lifecycle,
+        letter: 'Q',
         title: "requests",
         cases: &REQUESTS,
     },
     Family {
-        letter: "R",
+        list: List::Lifecycle,
+        letter: 'R',
         title: "rendezvous",
         cases: &RENDEZVOUS,
     },
     Family {
-        letter: "E",
+        list: List::Lifecycle,
+        letter: 'E',
         title: "EMTs, from creation to destroy",
         cases: &EMTS,
     },
     Family {
-        letter: "M",
+        list: List::Lifecycle,
+        letter: 'M',
         title: "the run loop",
         cases: &LOOP,
     },
     Family {
-        letter: "C",
+        list: List::Lifecycle,
+        letter: 'C',
         title: "observers and errors",
         cases: &ERRORS,
     },
     Family {
-        letter: "P",
+        list: List::Lifecycle,
+        letter: 'P',
         title: "vCPUs that come and go, resets, reasons, handles",
         cases: &REST,
-    },
-    Family {
-        letter: "sd I",
-        title: "port and memory accesses",
-        cases: &ACCESSES,
-    },
-    Family {
-        letter: "sd M",
-        title: "time",
-        cases: &TIME,
-    },
-    Family {
-        letter: "sd T",
-        title: "statistics",
-        cases: &STATISTICS,
-    },
-    Family {
-        letter: "sd D",
-        title: "info pages",
-        cases: &PAGES,
     },
 ];
 
@@ -279,40 +270,6 @@ const REST: [&str; 21] = [
     "P21 a device has the VM suspended, saved and powered off; if the save fails it stays suspended",
 ];
 
-const ACCESSES: [&str; 7] = [
-    "sd I01 what nobody owns reads as all ones and swallows writes; so does a size no bus carries",
-    "sd I02 of two ranges that overlap the second is refused, and both owners are named",
-    "sd I03 an access across two ranges, or the end of one, is split into bytes; unclaimed ones are ones",
-    "sd I04 a range registered after the tables are frozen is refused, and not before all devices are up",
-    "sd I05 an access of another size than a device takes is served as the range's mode says",
-    "sd I06 accesses of four vCPUs at once are neither lost, torn nor misdirected, and no table is locked",
-    "sd I07 a read that a vCPU left unfinished is completed once, over suspend and resume",
-];
-
-const TIME: [&str; 6] = [
-    "sd M01 while the VM is suspended virtual time stays and real time goes on",
-    "sd M02 a timer that is saved and loaded fires after what was left of virtual time",
-    "sd M03 a synchronous clock that lags catches up by the table, gives up, and never goes back",
-    "sd M04 time warped by a factor goes on without a jump on every vCPU",
-    "sd M05 a load with another frequency, or a timer in no state there is, is refused",
-    "sd M06 the differences of the vCPUs' time stamps are the same after save and load",
-];
-
-const STATISTICS: [&str; 5] = [
-    "sd T01 what is no path, too long or taken is refused, and says which",
-    "sd T02 a reset by pattern clears what can be reset; a listing is sorted",
-    "sd T03 a sample whose guard is dropped during a snapshot is whole in it or absent",
-    "sd T04 names and units with markup come through every format whole",
-    "sd T05 a reset of the VM leaves the counters as they are",
-];
-
-const PAGES: [&str; 4] = [
-    "sd D01 a second handler of a name is refused",
-    "sd D02 an unknown name, a panic or lateness is an error of the caller's, and the VM is as it was",
-    "sd D03 a power off logs registers and timers once, and nothing after a guru",
-    "sd D04 the handlers of a device that is gone are gone from the list",
-];
-
 /// Cases without a test, and why: what they speak of does not exist by design, or ("not yet") is left
 /// out whole until the part of the product that brings it.
 pub(crate) const EXEMPT: &[&str] = &[
@@ -344,12 +301,4 @@ pub(crate) const EXEMPT: &[&str] = &[
     "P18 a handle is counted by the language: none can be used after it has gone",
     "P19 the number of vCPUs is given in one place",
     "P20 a name is always there, and a VM has no other id",
-    "sd I04 the tables are built once, from a builder that is used up: by its type nothing can be \
-     registered afterwards",
-    "sd I05 a range has no mode: what lies in one range reaches its handler as it is, and the \
-     handler knows its own sizes",
-    "sd M03 there is one clock, which stops with the VM and catches up with nothing",
-    "sd M04 time is not warped: no guest could be told on every clock it has",
-    "sd M05 not yet: nothing loads a state; it comes with the saved-state format",
-    "sd M06 not yet: nothing loads a state; it comes with the saved-state format",
 ];

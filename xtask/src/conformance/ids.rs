@@ -32,17 +32,8 @@ impl fmt::Display for Id {
 }
 
 impl Id {
-    /// The case that a line begins with, `S05` or `sd P08`, and the rest of the line.
-    pub(crate) fn split(line: &str) -> Option<(Self, &str)> {
-        let (list, line) = match line.strip_prefix("sd ") {
-            Some(rest) => (List::SavedState, rest),
-            None => (List::Lifecycle, line),
-        };
-        let (word, rest) = line.split_once(' ')?;
-        Some((Self::of(list, word)?, rest))
-    }
-
-    fn of(list: List, word: &str) -> Option<Self> {
+    /// The case of a list that is written `S05` or `s05`.
+    pub(crate) fn of(list: List, word: &str) -> Option<Self> {
         let mut letters = word.chars();
         let family = letters.next().filter(char::is_ascii_alphabetic)?;
         let digits = letters.as_str();
@@ -95,17 +86,6 @@ mod tests {
         assert_eq!(shown("t_r17_t_r18_emts"), ["R17", "R18"]);
         assert_eq!(shown("sd_p08_t_s33_late"), ["sd P08", "S33"]);
         assert_eq!(shown("t_s05"), ["S05"]);
-    }
-
-    #[test]
-    fn a_line_begins_with_its_id() {
-        let split = |line| Id::split(line).map(|(id, rest)| (id.to_string(), rest));
-        assert_eq!(split("S05 a b"), Some(("S05".to_owned(), "a b")));
-        assert_eq!(split("sd P08 a"), Some(("sd P08".to_owned(), "a")));
-        assert_eq!(
-            (split("sd"), split("S5 a"), split("S05")),
-            (None, None, None)
-        );
     }
 
     #[test]

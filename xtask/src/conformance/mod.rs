@@ -5,6 +5,7 @@
 //! tests, so it cannot claim what no test does; the check finds cases that nobody shows.
 
 mod cases;
+mod devices;
 mod ids;
 mod listing;
 mod page;
@@ -14,8 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result, bail};
 use clap::Args as ClapArgs;
 
-use self::cases::{EXEMPT, FAMILIES, OTHERS};
-use self::ids::Id;
+use self::cases::{Family, OTHERS};
+use self::ids::{Id, List};
 use self::listing::Test;
 use crate::workspace;
 
@@ -68,8 +69,7 @@ pub(crate) fn check() -> Result<String> {
 /// Sorts the tests by the cases they name, and what is wrong with names.
 fn collect(tests: &[Test]) -> (Shown, Vec<String>) {
     let (mut shown, mut wrong) = (Shown::new(), Vec::new());
-    let listed: BTreeSet<_> = FAMILIES
-        .iter()
+    let listed: BTreeSet<_> = families()
         .flat_map(|family| family.cases().map(|(id, _)| id))
         .collect();
     for test in tests {
@@ -98,7 +98,7 @@ fn is_of_others(id: Id) -> bool {
 /// The cases that are neither shown nor struck off, and those that are both.
 fn unsettled(shown: &Shown) -> Vec<String> {
     let mut wrong = Vec::new();
-    for (id, text) in FAMILIES.iter().flat_map(|family| family.cases()) {
+    for (id, text) in families().flat_map(|family| family.cases()) {
         match (shown.get(&id), exemption(id)) {
             (None, None) => wrong.push(format!(
                 "{id}: no test shows it, and nothing says why it does not apply: {text}"
@@ -113,9 +113,24 @@ fn unsettled(shown: &Shown) -> Vec<String> {
     wrong
 }
 
+/// Every family whose cases are to be settled.
+fn families() -> impl Iterator<Item = &'static Family> {
+    cases::FAMILIES.iter().chain(&devices::FAMILIES)
+}
+
+/// The cases that do not apply, and why.
+fn exemptions() -> impl Iterator<Item = (Id, &'static str)> {
+    let of = |list, lines: &'static [&str]| {
+        lines
+            .iter()
+            .filter_map(move |line| cases::split(list, line))
+    };
+    of(List::Lifecycle, cases::EXEMPT).chain(of(List::SavedState, devices::EXEMPT))
+}
+
 /// Why a case does not apply, if it does not.
 fn exemption(id: Id) -> Option<&'static str> {
-    let mut reasons = EXEMPT.iter().filter_map(|line| Id::split(line));
+    let mut reasons = exemptions();
     reasons.find_map(|(case, why)| (case == id).then_some(why))
 }
 

@@ -6,9 +6,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::cases::FAMILIES;
+use super::ids::List;
 use super::listing::Test;
-use super::{Shown, exemption};
+use super::{Shown, exemption, families};
 
 const HEAD: &str = "\
 # Conformance
@@ -23,10 +23,14 @@ clock.
 /// The whole page.
 pub(crate) fn render(shown: &Shown) -> String {
     let mut page = format!("{HEAD}\n{}.\n", sum(shown));
-    for family in &FAMILIES {
+    for family in families() {
         let (letter, title) = (family.letter, family.title);
+        let list = match family.list {
+            List::Lifecycle => "",
+            List::SavedState => "sd ",
+        };
         page.push_str(&format!(
-            "\n## {letter}: {title}\n\n| id | case | shown by |\n|--|--|--|\n"
+            "\n## {list}{letter}: {title}\n\n| id | case | shown by |\n|--|--|--|\n"
         ));
         for (id, text) in family.cases() {
             let by = match (shown.get(&id), exemption(id)) {
@@ -37,8 +41,7 @@ pub(crate) fn render(shown: &Shown) -> String {
             line(&mut page, &[&id.to_string(), text, &by]);
         }
     }
-    let listed: BTreeSet<_> = FAMILIES
-        .iter()
+    let listed: BTreeSet<_> = families()
         .flat_map(|f| f.cases().map(|(id, _)| id))
         .collect();
     let others: Vec<_> = shown
@@ -47,8 +50,8 @@ pub(crate) fn render(shown: &Shown) -> String {
         .collect();
     if !others.is_empty() {
         page.push_str(
-            "\n## Cases of other lists\n\nWhat tests show of saved states and devices (sd) beyond \
-             the families above.\n\n| id | shown by |\n|--|--|\n",
+            "\n## Cases of other families\n\nWhat tests show of saved states, statistics, buses, timers and \
+             pages (sd), where not\nevery case is settled yet.\n\n| id | shown by |\n|--|--|\n",
         );
         for (id, tests) in others {
             line(&mut page, &[&id.to_string(), &named(tests)]);
@@ -61,7 +64,7 @@ pub(crate) fn render(shown: &Shown) -> String {
 pub(crate) fn sum(shown: &Shown) -> String {
     let (mut count, mut exempt, mut open) = (0, 0, 0);
     let mut tests = BTreeSet::new();
-    for (id, _) in FAMILIES.iter().flat_map(|family| family.cases()) {
+    for (id, _) in families().flat_map(|family| family.cases()) {
         count += 1;
         match shown.get(&id) {
             Some(by) => tests.extend(by),
