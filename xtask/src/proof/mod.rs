@@ -177,13 +177,13 @@ impl Verb {
     }
 }
 
-const STRESS_TIME: &str = "1 h";
-const METAMORPHIC_TIME: &str = "10 min";
+const STRESS_TIME: &str = "hours";
+const METAMORPHIC_TIME: &str = "5 min";
 const SHUTTLE_TIME: &str = "30 min";
 const LOOM_TIME: &str = "2 h";
 const FUZZ_TIME: &str = "hours";
 const MIRI_TIME: &str = "30 min";
-const TSAN_TIME: &str = "10 min";
+const TSAN_TIME: &str = "20 min";
 const MUTANTS_TIME: &str = "4 h";
 
 fn overview() -> String {
