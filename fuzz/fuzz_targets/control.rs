@@ -32,7 +32,7 @@ const WORDS: &[&str] = &[
     "\"OFF\"", "\"SUSPENDED\"", "\"a\\u0000b\"", "\u{e9}", "{\"op\":\"status\"}\n", "{\"id\":7,\"op\":",
     "{\"op\":\"wait\",\"until\":[", "{\"op\":\"unplug\",\"vcpu\":", "\"status\"", "\"suspend\"", "\"resume\"",
     "\"poweroff\"", "\"destroy\"", "\"wait\"", "\"events\"", "\"info\"", "\"stats\"", "\"plug\"", "\"unplug\"",
-    "\"cap\"", "\"version\"", "                                                                ",
+    "\"cap\"", "\"version\"", "\"bundle\"", "\"dir\":", "\"/b\"", "                ",
 ];
 
 fuzz_target!(|data: &[u8]| {

@@ -12,24 +12,27 @@ pub(super) struct Lines {
     bytes: Vec<u8>,
     /// What is before it has been read.
     start: usize,
+    /// Between `start` and it no line ends: who sends byte by byte has each looked at once.
+    seen: usize,
 }
 
 impl Lines {
     /// Whether there is more than the longest request: whole lines, or one that is too long.
     pub(super) fn is_full(&self) -> bool {
-        self.rest().len() > LINE_LIMIT
+        self.bytes.len() - self.start > LINE_LIMIT
     }
 
     /// Adds what arrived.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.start);
+        self.seen -= self.start;
         self.start = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
     /// Whether a whole line is there.
     pub(super) fn has_line(&self) -> bool {
-        self.rest().contains(&b'\n')
+        self.next_end().is_some()
     }
 
     /// Takes the oldest line; `None` if there is no whole one.
@@ -37,19 +40,26 @@ impl Lines {
     /// # Errors
     /// As [`protocol::parse`]; and a line that is too long is malformed before its end is there.
     pub(super) fn request(&mut self) -> Result<Option<Request>, Rejected> {
-        let rest = self.bytes.get(self.start..).unwrap_or_default();
-        match rest.iter().position(|byte| *byte == b'\n') {
-            Some(end) => {
-                self.start += end + 1;
-                protocol::parse(rest.get(..end).unwrap_or_default()).map(Some)
-            }
-            None if self.is_full() => Err(Rejected::too_long()),
-            None => Ok(None),
-        }
+        let Some(end) = self.next_end() else {
+            self.seen = self.bytes.len();
+            return if self.is_full() {
+                Err(Rejected::too_long())
+            } else {
+                Ok(None)
+            };
+        };
+        let line = self.bytes.get(self.start..end).unwrap_or_default();
+        let request = protocol::parse(line);
+        self.start = end + 1;
+        self.seen = self.start;
+        request.map(Some)
     }
 
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.start..).unwrap_or_default()
+    /// Where the oldest line ends, if it does.
+    fn next_end(&self) -> Option<usize> {
+        let unseen = self.bytes.get(self.seen..)?;
+        let end = unseen.iter().position(|byte| *byte == b'\n')?;
+        Some(self.seen + end)
     }
 }
 
