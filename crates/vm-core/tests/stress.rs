@@ -19,7 +19,7 @@ use common::{DESTROY, LIMIT, Machine, busy, spec};
 use vm_core::{BoxError, Cancel, Closing, Emt, Intent, Parts, Saver, Vm, VmError, Vote};
 use vm_cpu::GuestRam;
 use vm_cpu::script::{Script, ScriptEngine};
-use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs};
+use vm_cpu::x86::Start;
 use vm_cpu_kvm::KvmEngine;
 use vm_emt::Flow;
 use vm_memory::{Bytes, GuestAddress};
@@ -123,35 +123,11 @@ fn eight_threads_of_random_operations_neither_hang_nor_break_a_scripted_vm() {
     storm(&machine.create(4));
 }
 
-/// Real mode, flat, at `cli; 1: jmp 1b`.
+/// Real mode at `cli; 1: jmp 1b`.
 fn spin(ram: &GuestRam) -> Result<Option<Start>, BoxError> {
     const CODE: u64 = 0x1000;
     ram.write_slice(&[0xfa, 0xeb, 0xfe], GuestAddress(CODE))?;
-    let segment = |attributes| Segment {
-        selector: 0,
-        base: 0,
-        limit: 0xffff,
-        attributes,
-    };
-    let (code, data) = (segment(0x9b), segment(0x93));
-    let system = SystemRegs {
-        cs: code,
-        ds: data,
-        es: data,
-        fs: data,
-        gs: data,
-        ss: data,
-        tr: segment(0x8b),
-        ldt: segment(0x82),
-        cr0: 0x6000_0010,
-        ..SystemRegs::default()
-    };
-    let gprs = Gprs {
-        rip: CODE,
-        rflags: 2,
-        ..Gprs::default()
-    };
-    Ok(Some(Start { gprs, system }))
+    Ok(Some(Start::real_mode(CODE)))
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
-use vm_cpu::x86::{Gprs, Start};
+use vm_cpu::x86::Start;
 use vm_cpu::{Entry, Exit, IrqMode, MachineSpec, RamLayout, Vcpu};
 use vm_cpu_kvm::{KvmEngine, KvmVcpu};
 use vm_emt::Kick;
@@ -43,14 +43,7 @@ fn spinning(engine: &KvmEngine) -> KvmVcpu {
     let machine = engine.machine(&spec, &ram).expect("KVM makes a machine");
     let mut vcpu = machine.vcpu(0).expect("KVM makes a vCPU");
     let mut settled = vcpu.settled().expect("new");
-    let mut system = settled.start().expect("readable").system;
-    (system.cs.base, system.cs.selector) = (0, 0);
-    let gprs = Gprs {
-        rip: 0x1000,
-        rflags: 2,
-        ..Gprs::default()
-    };
-    settled.set_start(&Start { gprs, system }).expect("valid");
+    settled.set_start(&Start::real_mode(0x1000)).expect("valid");
     vcpu
 }
 

@@ -7,7 +7,7 @@
     reason = "a test that needs KVM says when it is skipped"
 )]
 
-use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs};
+use vm_cpu::x86::Start;
 use vm_cpu::{
     Baseline, CpuError, CpuModel, CpuidRegister, Engine, Entry, Exit, Feature, IrqMode,
     MachineSpec, Msi, RamLayout,
@@ -89,36 +89,6 @@ fn a_signal_that_the_process_handles_is_not_taken() {
     }
 }
 
-/// Real mode, flat, at this address.
-fn real_mode(rip: u64) -> Start {
-    let segment = |attributes| Segment {
-        selector: 0,
-        base: 0,
-        limit: 0xffff,
-        attributes,
-    };
-    let (code, data) = (segment(0x9b), segment(0x93));
-    Start {
-        gprs: Gprs {
-            rip,
-            rflags: 2,
-            ..Gprs::default()
-        },
-        system: SystemRegs {
-            cs: code,
-            ds: data,
-            es: data,
-            fs: data,
-            gs: data,
-            ss: data,
-            tr: segment(0x8b),
-            ldt: segment(0x82),
-            cr0: 0x6000_0010,
-            ..SystemRegs::default()
-        },
-    }
-}
-
 /// What a guest reads with CPUID: EBX, ECX and EDX of subleaf 0.
 fn cpuid_in_a_guest(engine: &KvmEngine, cpu: CpuModel, leaf: u32) -> [u32; 3] {
     const AT: u64 = 0x1000;
@@ -141,7 +111,7 @@ fn cpuid_in_a_guest(engine: &KvmEngine, cpu: CpuModel, leaf: u32) -> [u32; 3] {
     let machine = engine.create(&spec, &ram).expect("a machine");
     let mut vcpu = machine.create_vcpu(0).expect("a vCPU");
     let mut settled = vcpu.settled().expect("nothing is pending");
-    settled.set_start(&real_mode(AT)).expect("real mode");
+    settled.set_start(&Start::real_mode(AT)).expect("real mode");
     let mut next = || match vcpu.run(Entry::Go) {
         Ok(Exit::PioWrite { value, .. }) => value,
         other => panic!("expected a write, found {other:?}"),

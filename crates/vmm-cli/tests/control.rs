@@ -3,11 +3,10 @@
 
 //! `vmm run --control` and `vmm ctl` as programs, on a guest that spins, and `docs/control.md` against
 //! them. One printed line where KVM does not open.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test ends at what it did not expect, and says what it skipped"
-)]
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
+
+mod needs_kvm;
+mod pvh;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use needs_kvm::kvm;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,39 +26,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// `cli; 1: jmp 1b`, loaded and entered at 1 MiB.
 const SPIN: [u8; 3] = [0xfa, 0xeb, 0xfe];
-
-/// An ELF32 kernel with a PVH note and one segment.
-fn kernel() -> Vec<u8> {
-    const AT: u32 = 0x10_0000;
-    let len = u32::try_from(SPIN.len()).unwrap();
-    let mut elf = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
-    let mut words = |words: &[u32]| {
-        for word in words {
-            elf.extend(word.to_le_bytes());
-        }
-    };
-    // Version, entry, program headers at 52, no sections; sizes 52 and 32, two headers.
-    words(&[1, AT, 52, 0, 0, 32 << 16 | 52, 2, 0]);
-    words(&[1, 0x100, AT, AT, len, len, 5, 0x1000]);
-    words(&[4, 0xc0, 0, 0, 20, 20, 4, 4]);
-    elf.resize(0xc0, 0);
-    elf.extend(b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0");
-    elf.extend(AT.to_le_bytes());
-    elf.resize(0x100, 0);
-    elf.extend(SPIN);
-    elf
-}
-
-/// Whether there is KVM; says so if not.
-fn kvm() -> bool {
-    match fs::File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => true,
-        Err(e) => {
-            println!("skipped: /dev/kvm: {e}");
-            false
-        }
-    }
-}
 
 fn vmm(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
@@ -82,7 +49,7 @@ impl Program {
     /// Starts, and waits until the VM runs.
     fn start_in(dir: TempDir) -> Self {
         let (kernel_path, socket) = (dir.path().join("kernel"), dir.path().join("socket"));
-        fs::write(&kernel_path, kernel()).unwrap();
+        fs::write(&kernel_path, pvh::elf(0x10_0000, &SPIN)).unwrap();
         let mut child = vmm(&["run", "--memory", "16M", "--json", "--kernel"])
             .arg(&kernel_path)
             .arg("--control")
@@ -455,7 +422,7 @@ fn a_socket_that_cannot_be_made_is_told_and_leaves_nothing() {
     }
     let dir = tempfile::tempdir().unwrap();
     let kernel_path = dir.path().join("kernel");
-    fs::write(&kernel_path, kernel()).unwrap();
+    fs::write(&kernel_path, pvh::elf(0x10_0000, &SPIN)).unwrap();
     let run = |socket: &Path| {
         let mut command = vmm(&["run", "--memory", "16M", "--kernel"]);
         command.arg(&kernel_path).arg("--control").arg(socket);

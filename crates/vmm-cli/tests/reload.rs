@@ -6,8 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
 mod flat_guest;
+mod needs_kvm;
 
-use flat_guest::{FLAT, kvm, run};
+use flat_guest::{FLAT, run};
+use needs_kvm::kvm;
 
 /// What an event of a reset has in it.
 const RESETTING: &str = r#""new":"RESETTING""#;

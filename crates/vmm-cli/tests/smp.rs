@@ -5,8 +5,10 @@
 //! where KVM does not open.
 
 mod flat_guest;
+mod needs_kvm;
 
-use flat_guest::{ADDRESS, FLAT, kvm, run};
+use flat_guest::{ADDRESS, FLAT, run};
+use needs_kvm::kvm;
 
 const ALL_STARTED: i32 = 9;
 const LATE: u8 = 5;

@@ -5,10 +5,14 @@
 //! is started.
 #![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
+mod needs_kvm;
+mod pvh;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use needs_kvm::kvm;
 use tempfile::TempDir;
 
 fn vmm(args: &[&str]) -> Output {
@@ -64,40 +68,7 @@ fn text(path: &Path) -> String {
 
 /// An ELF32 kernel with a PVH note and one segment at 1 MiB: `hlt`.
 fn kernel() -> Vec<u8> {
-    pvh_elf(0x10_0000, &[0xf4])
-}
-
-fn pvh_elf(at: u32, code: &[u8]) -> Vec<u8> {
-    let mut elf = vec![0x7f, b'E', b'L', b'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    let half = |elf: &mut Vec<u8>, v: u16| elf.extend(v.to_le_bytes());
-    let word = |elf: &mut Vec<u8>, v: u32| elf.extend(v.to_le_bytes());
-    half(&mut elf, 2); // ET_EXEC
-    half(&mut elf, 3); // EM_386
-    word(&mut elf, 1);
-    word(&mut elf, at); // entry
-    word(&mut elf, 52); // program headers
-    word(&mut elf, 0);
-    word(&mut elf, 0);
-    for v in [52, 32, 2, 0, 0, 0] {
-        half(&mut elf, v);
-    }
-    let len = u32::try_from(code.len()).unwrap();
-    let (load, note) = (0x100_u32, 0xc0_u32);
-    for v in [1, load, at, at, len, len, 5, 0x1000] {
-        word(&mut elf, v); // PT_LOAD
-    }
-    for v in [4, note, 0, 0, 20, 20, 4, 4] {
-        word(&mut elf, v); // PT_NOTE
-    }
-    elf.resize(note as usize, 0);
-    for v in [4, 4, 18] {
-        word(&mut elf, v);
-    }
-    elf.extend(b"Xen\0");
-    word(&mut elf, at);
-    elf.resize(load as usize, 0);
-    elf.extend(code);
-    elf
+    pvh::elf(0x10_0000, &[0xf4])
 }
 
 #[test]
@@ -301,8 +272,7 @@ fn wrong_flags_end_with_status_2() {
 
 #[test]
 fn a_place_for_a_bundle_that_cannot_be_is_named_before_anything_runs() {
-    if !PathBuf::from("/dev/kvm").exists() {
-        println!("skipped: no /dev/kvm");
+    if !kvm() {
         return;
     }
     let files = Files::new();
@@ -317,13 +287,12 @@ fn a_place_for_a_bundle_that_cannot_be_is_named_before_anything_runs() {
 
 #[test]
 fn a_guest_that_dies_leaves_a_bundle_and_status_4() {
-    if !PathBuf::from("/dev/kvm").exists() {
-        println!("skipped: no /dev/kvm");
+    if !kvm() {
         return;
     }
     let files = Files::new();
     // ud2, and no IDT: a triple fault.
-    let kernel = files.put("kernel", &pvh_elf(0x10_0000, &[0x0f, 0x0b]));
+    let kernel = files.put("kernel", &pvh::elf(0x10_0000, &[0x0f, 0x0b]));
     let place = files.0.path().join("b");
     let output = vmm(&[
         "run",
@@ -358,12 +327,11 @@ fn a_guest_that_dies_leaves_a_bundle_and_status_4() {
 /// What a guest does at the end is tested where KVM is; the same images serve both.
 #[test]
 fn a_kernel_segment_outside_memory_is_refused_with_its_address() {
-    if !PathBuf::from("/dev/kvm").exists() {
-        println!("skipped: no /dev/kvm");
+    if !kvm() {
         return;
     }
     let files = Files::new();
-    let kernel = files.put("kernel", &pvh_elf(0x4000_0000, &[0xf4]));
+    let kernel = files.put("kernel", &pvh::elf(0x4000_0000, &[0xf4]));
     refused(
         &["run", "--kernel", &kernel, "--memory", "64M"],
         &["kernel", "0x40000000"],

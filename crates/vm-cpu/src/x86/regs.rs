@@ -84,3 +84,38 @@ pub struct Start {
     /// System registers.
     pub system: SystemRegs,
 }
+
+impl Start {
+    /// Real mode at `rip`, with every segment at 0, interrupts off and no stack: where a guest of a few
+    /// instructions in the first 64 KiB begins. Caches are off, as after a reset (Intel SDM volume 3,
+    /// "Processor State After Reset").
+    #[must_use]
+    pub fn real_mode(rip: u64) -> Self {
+        let segment = |attributes| Segment {
+            selector: 0,
+            base: 0,
+            limit: 0xffff,
+            attributes,
+        };
+        let data = segment(0x93);
+        Self {
+            gprs: Gprs {
+                rip,
+                rflags: 2,
+                ..Gprs::default()
+            },
+            system: SystemRegs {
+                cs: segment(0x9b),
+                ds: data,
+                es: data,
+                fs: data,
+                gs: data,
+                ss: data,
+                tr: segment(0x8b),
+                ldt: segment(0x82),
+                cr0: 0x6000_0010,
+                ..SystemRegs::default()
+            },
+        }
+    }
+}

@@ -3,13 +3,8 @@
 
 //! Runs the program with a guest of a few instructions as its kernel, which says a number through the
 //! debug-exit port.
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test ends at what it did not expect, and says what it skipped"
-)]
+#![expect(clippy::unwrap_used, reason = "a test ends at what it did not expect")]
 
-use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 
@@ -18,17 +13,6 @@ use tempfile::NamedTempFile;
 /// Where a guest that is given with [`FLAT`] lies and begins.
 pub(crate) const ADDRESS: u32 = 0x20_0000;
 pub(crate) const FLAT: [&str; 4] = ["--kernel-form", "flat", "--load-address", "0x200000"];
-
-/// Whether there is KVM; says so if not.
-pub(crate) fn kvm() -> bool {
-    match fs::File::options().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => true,
-        Err(e) => {
-            println!("skipped: /dev/kvm: {e}");
-            false
-        }
-    }
-}
 
 /// Ends the program if the test does not see its end.
 struct Program(Child);

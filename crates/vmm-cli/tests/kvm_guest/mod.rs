@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use vm_core::{BoxError, Built, Parts, Vm, VmError, VmSpec};
 use vm_cpu::IrqMode;
-use vm_cpu::x86::{Gprs, Segment, Start, SystemRegs};
+use vm_cpu::x86::Start;
 use vm_cpu_kvm::KvmEngine;
 use vm_devices::{DebugExit, PostPort};
 use vm_memory::{Bytes, GuestAddress};
@@ -21,6 +21,7 @@ use vm_pdm::{BusBuilder, Devices};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 const CODE: u64 = 0x1000;
+const STACK: u64 = 0x8000;
 /// `cli; 1: jmp 1b`: never leaves on its own.
 pub(crate) const SPIN: &[u8] = &[0xfa, 0xeb, 0xfe];
 
@@ -31,37 +32,6 @@ pub(crate) fn engine() -> Option<Arc<KvmEngine>> {
             println!("skipped: {e}");
             None
         }
-    }
-}
-
-/// Real mode, flat, at the code.
-fn start() -> Start {
-    let segment = |attributes| Segment {
-        selector: 0,
-        base: 0,
-        limit: 0xffff,
-        attributes,
-    };
-    let (code, data) = (segment(0x9b), segment(0x93));
-    Start {
-        gprs: Gprs {
-            rip: CODE,
-            rflags: 2,
-            rsp: 0x8000,
-            ..Gprs::default()
-        },
-        system: SystemRegs {
-            cs: code,
-            ds: data,
-            es: data,
-            fs: data,
-            gs: data,
-            ss: data,
-            tr: segment(0x8b),
-            ldt: segment(0x82),
-            cr0: 0x6000_0010,
-            ..SystemRegs::default()
-        },
     }
 }
 
@@ -97,7 +67,9 @@ pub(crate) fn build(
     parts.firmware = Box::new(move |ram| {
         ram.write_slice(code, GuestAddress(CODE))
             .map_err(|e| Box::new(e) as BoxError)?;
-        Ok(Some(start()))
+        let mut start = Start::real_mode(CODE);
+        start.gprs.rsp = STACK;
+        Ok(Some(start))
     });
     Vm::create(spec, parts)
 }
