@@ -51,24 +51,24 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     }
     for guest in Kernel::ALL {
         checks.push(disk(guest));
+        checks.push(disk_full(guest));
+        checks.push(as_is(guest));
+        checks.push(two_cpus(guest));
+        checks.push(reset(guest));
     }
-    checks.push(disk_full());
     checks.push(files::ext4_killed());
     checks.push(files::checksums(64));
     checks.push(disk_reboot());
     checks.push(disk_killed());
-    checks.push(as_is());
     for model in ["x86-64-v2", "x86-64-v3"] {
         checks.push(cpu_model(model));
     }
-    checks.push(two_cpus());
     checks.push(serial_input());
     for guest in Kernel::ALL {
         checks.push(console(guest));
     }
     checks.push(memory(lab_memory_mib));
     checks.push(reboot());
-    checks.push(reset());
     checks.extend(super::power::checks());
     checks
 }
@@ -124,12 +124,19 @@ fn contract(lab: Kernel, cpus: u32, program: &str) -> Check {
 }
 
 /// The kernel's own decompressor runs in the guest.
-fn as_is() -> Check {
+fn as_is(guest: Kernel) -> Check {
+    let kernel = guest.name();
     Check {
-        name: "a bzImage entered as is decompresses itself and reaches userspace".into(),
+        name: format!("vmlinuz-{kernel} entered as is decompresses itself and reaches userspace"),
         lab: Kernel::V6_12,
         cpus: 1,
-        script: run("vmlinuz-6.12", 1, "512M", "--kernel-form as-is", "once"),
+        script: run(
+            &format!("vmlinuz-{kernel}"),
+            1,
+            "512M",
+            "--kernel-form as-is",
+            "once",
+        ),
         status: 0,
         says: vec![REACHED.into(), " s, 1 CPU(s)".into()],
         lacks: vec!["Kernel panic", "Call Trace"],
@@ -152,12 +159,13 @@ fn cpu_model(model: &str) -> Check {
     }
 }
 
-fn two_cpus() -> Check {
+fn two_cpus(guest: Kernel) -> Check {
+    let kernel = guest.name();
     Check {
-        name: "a guest sees both its CPUs".into(),
+        name: format!("a guest with {kernel} sees both its CPUs"),
         lab: Kernel::V6_12,
         cpus: 2,
-        script: run("vmlinux-6.1", 2, "256M", "", "once"),
+        script: run(&format!("vmlinux-{kernel}"), 2, "256M", "", "once"),
         status: 0,
         says: vec![REACHED.into(), " s, 2 CPU(s)".into()],
         lacks: vec!["Kernel panic", "Call Trace"],
@@ -312,12 +320,19 @@ fn disk(guest: Kernel) -> Check {
 }
 
 /// A host without room suspends the machine; with room it goes on, and the guest has noticed nothing.
-fn disk_full() -> Check {
+fn disk_full(guest: Kernel) -> Check {
+    let kernel = guest.name();
     let options = "--disk full/disk.img --control vm.sock";
-    let vmm = run("vmlinux-6.1", 1, "256M", options, "disk-full");
+    let vmm = run(
+        &format!("vmlinux-{kernel}"),
+        1,
+        "256M",
+        options,
+        "disk-full",
+    );
     let vmm = vmm.replace("guest.cpio", "disk.cpio");
     let script = format!(
-        "cat guest.cpio modules-6.1.cpio >disk.cpio
+        "cat guest.cpio modules-{kernel}.cpio >disk.cpio
          mkdir -p full
          mount -t tmpfs -o size=1m full full
          truncate -s 4M full/disk.img
@@ -356,7 +371,9 @@ fn disk_full() -> Check {
         "the host reads it too",
     ];
     Check {
-        name: "a full host suspends a machine, which goes on when there is room".into(),
+        name: format!(
+            "a full host suspends a machine with {kernel}, which goes on when there is room"
+        ),
         lab: Kernel::V6_12,
         cpus: 1,
         script,
@@ -442,8 +459,9 @@ fn reboot() -> Check {
 }
 
 /// The guest reboots again and again; the second time it comes up is enough.
-fn reset() -> Check {
-    let vmm = run("vmlinux-6.1", 1, "256M", "", "reboot");
+fn reset(guest: Kernel) -> Check {
+    let kernel = guest.name();
+    let vmm = run(&format!("vmlinux-{kernel}"), 1, "256M", "", "reboot");
     let script = format!(
         "{vmm} </dev/null >output 2>&1 &
          for step in $(seq 1 800); do
@@ -458,7 +476,7 @@ fn reset() -> Check {
          exit $status"
     );
     Check {
-        name: "a guest that reboots comes up again".into(),
+        name: format!("a guest with {kernel} that reboots comes up again"),
         lab: Kernel::V6_12,
         cpus: 1,
         script,
