@@ -4,7 +4,7 @@
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
 # environment variable: once, memory, echo, console, disk, disk-full, disk-reboot, disk-sync,
-# disk-bulk (with mib=N), ext4, clock, button, cpus, busy, reboot, idle, or (none) a shell.
+# disk-bulk (with mib=N), disk-rate, ext4, clock, button, cpus, busy, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -139,6 +139,11 @@ disk-bulk)
     read=$(dd if=/dev/vda bs=1M count="$mib" 2>/dev/null | md5sum)
     echo "vmm: guest wrote $mib MiB, md5 ${written%% *}"
     [ "$written" = "$read" ] && echo "vmm: guest reads what it wrote"
+    ;;
+disk-rate)
+    # labx comes in an initrd of its own.
+    load_modules
+    echo "vmm: guest $(labx io /dev/vda "$mib" "$pages")"
     ;;
 ext4)
     load_modules

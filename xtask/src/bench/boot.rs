@@ -28,6 +28,7 @@ const APPEND: &str = "console=ttyS0 quiet panic=-1";
 const MARKER: &str = "guest init reached";
 const MARK: &str = "@@row ";
 const OURS: &str = "vmm";
+const OURS_2_CPUS: &str = "vmm-2-cpus";
 /// A boot takes 4 s of the lab's time and 6 to 20 s of ours.
 const BOOT_LIMIT_S: u32 = 60;
 
@@ -108,17 +109,24 @@ pub(super) fn rows(effort: Effort, peers: &[Peer]) -> Result<Vec<Row>> {
     files.ensure_qemu()?;
     let rounds = if effort == Effort::Quick { 1 } else { 5 };
     eprintln!("{rounds} boots of each VMM in the lab, its clock driven by instructions");
-    let job = job(&files, rounds, peers)?;
-    let said = match boots(&files, &job)? {
-        Ok(said) => said,
+    let said = boots_twice(&files, &job(&files, rounds, 1, peers)?)?;
+    let mut rows = compare(&medians(&said)?, peers);
+    let said = boots_twice(&files, &job(&files, rounds, 2, &[])?)?;
+    rows.extend(with_two_cpus(&medians(&said)?));
+    eprintln!("lab {}, {}", files.package(LAB)?, qemu_version()?);
+    Ok(rows)
+}
+
+/// The output of all boots, at the second try if need be.
+fn boots_twice(files: &Files, job: &Job) -> Result<String> {
+    match boots(files, job)? {
+        Ok(said) => Ok(said),
         Err(why) => {
             // Seen once, cause unknown: it may be the lab or the VMM, so it is always said.
             eprintln!("{why}\ntrying once more");
-            boots(&files, &job)?.map_err(anyhow::Error::msg)?
+            boots(files, job)?.map_err(anyhow::Error::msg)
         }
-    };
-    eprintln!("lab {}, {}", files.package(LAB)?, qemu_version()?);
-    Ok(compare(&medians(&said)?, peers))
+    }
 }
 
 /// The output of all boots, or why there is none.
@@ -137,18 +145,24 @@ fn boots(files: &Files, job: &Job) -> Result<Result<String, String>> {
     Ok(Err(format!("the bench in the lab failed: {why}\n{said}")))
 }
 
-fn job(files: &Files, rounds: u32, peers: &[Peer]) -> Result<Job> {
+/// A lab with `cpus` CPUs, in which ours is booted with each number of vCPUs up to that.
+fn job(files: &Files, rounds: u32, cpus: u32, peers: &[Peer]) -> Result<Job> {
     let initrd = product::tiny_initramfs(&files.labx(), files.dir())?;
     let mut contents = vec![
         (product::vmm()?, OURS.to_owned()),
         (files.vmlinux(GUEST), "kernel".to_owned()),
         (initrd, "initrd".to_owned()),
     ];
-    let ours = format!(
-        "./vmm run --kernel kernel --initrd initrd --cpus 1 --memory {MEMORY_MIB}M \
-         --append '{APPEND}'"
-    );
-    let mut commands = vec![(OURS, ours)];
+    let ours = |cpus: u32| {
+        format!(
+            "./vmm run --kernel kernel --initrd initrd --cpus {cpus} --memory {MEMORY_MIB}M \
+             --append '{APPEND}'"
+        )
+    };
+    let mut commands = vec![(OURS, ours(1))];
+    if cpus > 1 {
+        commands.push((OURS_2_CPUS, ours(2)));
+    }
     for peer in peers {
         contents.push((peer.path.clone(), peer.kind.name().to_owned()));
         commands.push((peer.kind.name(), peer.kind.command()));
@@ -168,7 +182,7 @@ fn job(files: &Files, rounds: u32, peers: &[Peer]) -> Result<Job> {
     let boots = rounds * u32::try_from(commands.len())?;
     Ok(Job {
         kernel: LAB,
-        cpus: 1,
+        cpus,
         memory_mib: 2048,
         clock: Clock::Instructions,
         talk: Talk::Output,
@@ -266,6 +280,22 @@ fn compare(measured: &BTreeMap<String, Measured>, peers: &[Peer]) -> Vec<Row> {
     rows
 }
 
+/// What a second vCPU costs, in a lab that has a CPU for each.
+fn with_two_cpus(measured: &BTreeMap<String, Measured>) -> Option<Row> {
+    let (one, two) = (measured.get(OURS)?, measured.get(OURS_2_CPUS)?);
+    Some(Row {
+        bench: "start to guest init with 2 vCPUs, icount".into(),
+        ours: two.start_ms.into(),
+        unit: "ms".into(),
+        against: "vmm with 1 vCPU".into(),
+        theirs: one.start_ms.into(),
+        ratio: (two.start_ms / one.start_ms).into(),
+        target: Value::Null,
+        met: Value::Null,
+        why: "the guest's own way of starting a processor is in it".into(),
+    })
+}
+
 fn qemu_version() -> Result<String> {
     let said = workspace::run(Command::new("qemu-system-x86_64").arg("--version"))?;
     Ok(said.lines().next().unwrap_or_default().to_owned())
@@ -289,6 +319,9 @@ mod tests {
         );
         assert_eq!(medians.len(), 2);
         assert!(super::medians("@@row vmm 1\n").is_err());
+        let said = "@@row vmm 3000 4000\n@@row vmm-2-cpus 3300 4000\n";
+        let row = with_two_cpus(&super::medians(said).unwrap()).unwrap();
+        assert_eq!(row.ratio, 1.1);
     }
 
     #[test]

@@ -4,10 +4,13 @@
 //! `cargo xtask bench`: one table of what we cost beside what others cost.
 //!
 //! Rows come from the crates' own benches (ratios measured in one process) and from the lab with
-//! its clock driven by instructions, where a figure repeats whatever the host's load. Nothing is
+//! its clock driven by instructions, where a figure repeats whatever the host's load; what needs
+//! a host's speed runs on its own KVM. Nothing is
 //! asserted: a row says whether its target is met.
 
 mod boot;
+mod disk;
+mod native;
 
 use std::collections::BTreeMap;
 
@@ -30,7 +33,7 @@ pub(crate) struct Args {
     /// Another VMM to run beside ours in the lab: firecracker=PATH or cloud-hypervisor=PATH
     #[arg(long = "peer", value_name = "NAME=PATH")]
     peers: Vec<String>,
-    /// Only rows of the crates' benches, or only those of the lab
+    /// Only rows of the crates' benches, of the lab, or of vmm on this host's KVM
     #[arg(long, value_enum)]
     only: Option<Part>,
 }
@@ -39,6 +42,7 @@ pub(crate) struct Args {
 enum Part {
     Crates,
     Lab,
+    Native,
 }
 
 /// One row. Figures that a bench gives as text (a bound, a range) are shown as they are.
@@ -78,11 +82,16 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     };
     let peers = boot::Peer::parse_all(&args.peers)?;
     let mut rows = Vec::new();
-    if args.only != Some(Part::Lab) {
+    let wanted = |part| args.only.is_none_or(|only| only == part);
+    if wanted(Part::Crates) {
         rows.extend(crate_rows(effort)?);
     }
-    if args.only != Some(Part::Crates) {
+    if wanted(Part::Lab) {
         rows.extend(boot::rows(effort, &peers)?);
+        rows.extend(disk::rows(effort)?);
+    }
+    if wanted(Part::Native) {
+        rows.extend(native::rows(effort)?);
     }
     if args.json {
         for row in &rows {

@@ -4,7 +4,8 @@
 //! What the lab's init cannot do in shell: end QEMU with a status, hold VMs open, measure.
 //!
 //! One file without dependencies, so that the lab setup builds it with rustc alone in a second.
-//! Verbs: `exit N`, `hold`, `now`, `run CMD...`, `until MARKER SECONDS GUEST_MIB CMD...`.
+//! Verbs: `exit N`, `hold`, `now`, `run CMD...`, `until MARKER SECONDS GUEST_MIB CMD...`,
+//! `io PATH MIB COUNT`.
 //! As process 1 it is the smallest guest: it says that it was reached, and waits.
 
 // UNSAFETY: port I/O, KVM ioctls and wait4 have no wrapper in std, and there is no dependency.
@@ -22,6 +23,7 @@ use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Error, Read as _, Result};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Instant;
 
@@ -36,6 +38,10 @@ const KVM_SET_SREGS: c_ulong = 0x4138_ae84;
 const SREGS_APIC_BASE: usize = 272;
 /// `struct rusage` is 18 longs on x86-64: two timevals, then `ru_maxrss`.
 const RUSAGE_MAXRSS: usize = 4;
+/// Past the page cache, x86-64 `asm/fcntl.h`.
+const O_DIRECT: c_int = 0o40_000;
+const PAGE: usize = 4096;
+const MIB: usize = 1 << 20;
 
 unsafe extern "C" {
     fn iopl(level: c_int) -> c_int;
@@ -63,8 +69,12 @@ fn main() -> ExitCode {
         ["until", marker, seconds, mib, command @ ..] if !command.is_empty() => {
             until(marker, seconds, mib, command)
         }
+        ["io", path, mib, count] => io(path, mib, count).map(|()| 0),
         _ => {
-            eprintln!("usage: labx exit N | hold | now | run CMD... | until MARKER S MIB CMD...");
+            eprintln!(
+                "usage: labx exit N | hold | now | run CMD... | until MARKER S MIB CMD... | \
+                 io PATH MIB COUNT"
+            );
             return ExitCode::from(2);
         }
     };
@@ -256,4 +266,45 @@ fn own_rss_kib(pid: u32, guest_kib: u64) -> Result<u64> {
         }
     }
     Ok(sum)
+}
+
+/// Overwrites and reads the first `mib` MiB of a file or disk past the cache: in order, a MiB at a
+/// time, then `count` pages anywhere in it. Prints `io write MBPS read MBPS page-write IOPS page-read
+/// IOPS`.
+fn io(path: &str, mib: &str, count: &str) -> Result<()> {
+    let mib: u64 = mib.parse().map_err(Error::other)?;
+    let count: u64 = count.parse().map_err(Error::other)?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(O_DIRECT)
+        .open(path)?;
+    let mut space = vec![0x5a; MIB + PAGE];
+    let skip = space.as_ptr().align_offset(PAGE);
+    let buffer = &mut space[skip..skip + MIB];
+    let in_order = |per_second: f64| per_second * 1.048_576;
+    let write = in_order(rate(mib, |n| file.write_all_at(buffer, n << 20))?);
+    let read = in_order(rate(mib, |n| file.read_exact_at(buffer, n << 20))?);
+    // All of the pages would be a permutation: the factor is odd, and the number of pages even.
+    let place = |n: u64| (n.wrapping_mul(2_654_435_761) % (mib << 8)) << 12;
+    let page = &mut buffer[..PAGE];
+    let page_write = rate(count, |n| file.write_all_at(page, place(n)))?;
+    let page_read = rate(count, |n| file.read_exact_at(page, place(n)))?;
+    println!(
+        "io write {write:.1} read {read:.1} page-write {page_write:.1} page-read {page_read:.1}"
+    );
+    Ok(())
+}
+
+/// How often a second `step` can be done, over `count` times.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "far below 2^53, and a rate is rounded anyway"
+)]
+fn rate(count: u64, mut step: impl FnMut(u64) -> Result<()>) -> Result<f64> {
+    let start = Instant::now();
+    for n in 0..count {
+        step(n)?;
+    }
+    Ok(count as f64 / start.elapsed().as_secs_f64())
 }
