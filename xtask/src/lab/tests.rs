@@ -369,6 +369,7 @@ fn disk_full(guest: Kernel) -> Check {
         "vmm: guest wrote it all",
         "vmm: guest reads what it wrote",
         "the host reads it too",
+        "events: error: disk0: full/disk.img",
     ];
     Check {
         name: format!(
