@@ -40,10 +40,44 @@ pub(crate) fn check() -> Result<String> {
 /// `cargo package` of all at once, without a network: each is built from what its package holds,
 /// and finds the others in a registry that cargo makes for the purpose.
 fn package(crates: &[String]) -> Result<()> {
+    forget_unpacked(crates)?;
     let mut cargo = workspace::cargo();
     cargo.args(["package", "--quiet", "--offline", "--allow-dirty"]);
     cargo.args(crates.iter().flat_map(|name| ["--package", name]));
     workspace::run(&mut cargo).map(drop)
+}
+
+/// What cargo unpacks from that registry it keeps among its sources, and knows by name and version
+/// alone: what an earlier check left there would be taken for what is packaged now.
+fn forget_unpacked(crates: &[String]) -> Result<()> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let Some(sources) = home.map(|home| home.join("registry/src")) else {
+        return Ok(());
+    };
+    // A registry in a directory has no host, so its name begins with the dash behind the host's.
+    for registry in names(&sources).filter(|name| name.starts_with('-')) {
+        let registry = sources.join(registry);
+        for unpacked in names(&registry).filter(|name| is_one_of(crates, name)) {
+            let dir = registry.join(unpacked);
+            std::fs::remove_dir_all(&dir)
+                .with_context(|| format!("cannot remove {}", dir.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Names in a directory; none if there is none.
+fn names(dir: &Path) -> impl Iterator<Item = String> + use<> {
+    let inside = std::fs::read_dir(dir).into_iter().flatten();
+    inside.filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+}
+
+/// Whether `name` is a crate's with a version.
+fn is_one_of(crates: &[String], name: &str) -> bool {
+    let version = |of: &String| name.strip_prefix(of.as_str())?.strip_prefix('-');
+    let mut versions = crates.iter().filter_map(version);
+    versions.any(|version| version.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// What a publication would be refused for. It uploads nothing, but asks the registry's index.
@@ -209,6 +243,20 @@ fn without_header(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_unpacked_is_ours_by_name_and_version_and_not_by_a_longer_name() {
+        let ours = ["vm-cpu".to_owned()];
+        assert!(is_one_of(&ours, "vm-cpu-0.1.0"));
+        for other in [
+            "vm-cpu-kvm-0.1.0",
+            "vm-cpu",
+            "vm-cfg-0.1.0",
+            "my-vm-cpu-0.1.0",
+        ] {
+            assert!(!is_one_of(&ours, other), "{other}");
+        }
+    }
 
     #[test]
     fn a_block_belongs_to_the_file_named_last_before_it() {
