@@ -15,6 +15,7 @@ use std::time::Duration;
 use common::{DESTROY, Machine, busy, spec, until};
 use vm_core::{Built, Parts, Vm};
 use vm_cpu::script::{Gate, Script, ScriptEngine};
+use vm_emt::Phase;
 use vm_pdm::info::{InfoError, Page};
 use vm_pdm::stats::{Counter, Pattern, Scope, StatError, Unit, Value};
 use vm_pdm::{BusBuilder, Device, Devices};
@@ -110,9 +111,14 @@ fn requests_and_kicks_are_counted_for_their_emt() {
     for _ in 0..3 {
         vm.on_emt(1, Some(LONG), |_| ()).unwrap();
     }
+    // A request is counted after its answer; who sleeps has counted them all.
+    let sleep = |v| until("asleep", || vm.bells().word(v).phase() == Phase::Parked);
+    sleep(0);
+    sleep(1);
     let other = count(&vm, "/emt/0/requests");
     assert!(count(&vm, "/emt/1/requests") >= 3);
     vm.on_emt(1, Some(LONG), |_| ()).unwrap();
+    sleep(1);
     assert_eq!(count(&vm, "/emt/0/requests"), other);
     let kicks = |v| vm.bells().counts(v).kicks;
     assert_eq!(count(&vm, "/emt/1/kicks"), kicks(1));
