@@ -31,6 +31,16 @@ struct Tests {
     skipped: &'static [&'static str],
 }
 
+/// All tests of these programs.
+const fn whole(package: &'static str, programs: &'static [&'static str]) -> Tests {
+    Tests {
+        package,
+        programs,
+        named: "",
+        skipped: &[],
+    }
+}
+
 impl Tests {
     /// The command, which runs tests, for these.
     fn of(&self, mut run: Command) -> Command {
@@ -46,18 +56,8 @@ impl Tests {
 /// What every change runs under the interpreter, where it is installed: the system call, a bell that
 /// is served, and the lists whose nodes are on their callers' stacks.
 const MIRI_SLICE: [Tests; 2] = [
-    Tests {
-        package: "vm-emt",
-        programs: &["--test=futex", "--test=serving"],
-        named: "",
-        skipped: &[],
-    },
-    Tests {
-        package: "vm-req",
-        programs: &["--lib"],
-        named: "",
-        skipped: &[],
-    },
+    whole("vm-emt", &["--test=futex", "--test=serving"]),
+    whole("vm-req", &["--lib"]),
 ];
 
 /// The kit's own tests have loops that are wrong on purpose, found by what they do in time.
@@ -71,26 +71,15 @@ const ALL_BUT_THE_KIT: &[&str] = &[
 /// vm-state's other tests are searches on one thread.
 const THREADS_OF_STATE: &[&str] = &["--lib", "--test=cell", "--test=observers", "--test=waiting"];
 
+const EMT: Tests = whole("vm-emt", &["--lib", "--tests"]);
+const REQ: Tests = whole("vm-req", &["--lib", "--tests"]);
+const RENDEZVOUS: Tests = whole("vm-rendezvous", ALL_BUT_THE_KIT);
+
 /// For the interpreter, which takes 100 to 1000 times as long.
 const MIRI: [Tests; 5] = [
-    Tests {
-        package: "vm-emt",
-        programs: &["--lib", "--tests"],
-        named: "",
-        skipped: &[],
-    },
-    Tests {
-        package: "vm-req",
-        programs: &["--lib", "--tests"],
-        named: "",
-        skipped: &[],
-    },
-    Tests {
-        package: "vm-rendezvous",
-        programs: ALL_BUT_THE_KIT,
-        named: "",
-        skipped: &[],
-    },
+    EMT,
+    REQ,
+    RENDEZVOUS,
     Tests {
         package: "vm-state",
         programs: THREADS_OF_STATE,
@@ -107,36 +96,14 @@ const MIRI: [Tests; 5] = [
 
 /// With ThreadSanitizer; the slice is the first.
 const TSAN: [Tests; 5] = [
-    Tests {
-        package: "vm-emt",
-        programs: &["--lib", "--tests"],
-        named: "",
-        skipped: &[],
-    },
-    Tests {
-        package: "vm-req",
-        programs: &["--lib", "--tests"],
-        named: "",
-        skipped: &[],
-    },
-    Tests {
-        package: "vm-rendezvous",
-        programs: ALL_BUT_THE_KIT,
-        named: "",
-        skipped: &[],
-    },
-    Tests {
-        package: "vm-state",
-        programs: THREADS_OF_STATE,
-        named: "",
-        skipped: &[],
-    },
-    Tests {
-        package: "vm-core",
-        programs: &["--test=stress", "--test=lifecycle", "--test=running"],
-        named: "",
-        skipped: &[],
-    },
+    EMT,
+    REQ,
+    RENDEZVOUS,
+    whole("vm-state", THREADS_OF_STATE),
+    whole(
+        "vm-core",
+        &["--test=stress", "--test=lifecycle", "--test=running"],
+    ),
 ];
 
 /// The nightly cargo. Ours would not understand `+nightly`: it is not rustup's.
