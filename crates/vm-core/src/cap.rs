@@ -154,21 +154,17 @@ impl Cap {
         }
         Ok(())
     }
+}
 
+impl Drop for Cap {
     /// Ends the thread, which never waits for anybody.
-    pub(crate) fn end(&self) {
+    fn drop(&mut self) {
         lock(&self.alarms.due).ends = true;
         self.alarms.changed.notify_one();
         let thread = lock(&self.thread).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             log::error!(target: "vm.cap", "the thread of the execution cap ended by a panic");
         }
-    }
-}
-
-impl Drop for Cap {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 

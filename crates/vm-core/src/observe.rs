@@ -26,6 +26,7 @@ use vm_pdm::stats::{
     Counter, Profile, Reading, Registration, Scope, StatError, Stats, Unit, Value,
 };
 use vm_pdm::{Buses, Device, Devices, Timers};
+use vm_state::operations;
 
 use crate::emt::Emt;
 use crate::recorder::{EXIT_NAMES, Flight, exit_code};
@@ -69,13 +70,13 @@ impl EmtCounts {
 
 /// The operations that gather the EMTs, by name.
 const OPS: [&str; 7] = [
-    "power on",
-    "suspend",
-    "resume",
-    "hard reset",
-    "soft reset",
-    "power off",
-    "live suspend",
+    operations::POWER_ON.name,
+    operations::SUSPEND.name,
+    operations::RESUME.name,
+    operations::HARD_RESET.name,
+    operations::SOFT_RESET.name,
+    operations::POWER_OFF.name,
+    operations::LIVE_SUSPEND.name,
 ];
 
 #[derive(Debug, Default)]

@@ -8,8 +8,9 @@
 //! has a limit, so a backend that breaks its promise fails and does not hang.
 //!
 //! ```no_run
-//! # fn fixture() -> Box<dyn vm_cpu::contract::Fixture> { unimplemented!() }
-//! vm_cpu::contract::check_all(&*fixture());
+//! # fn of(fixture: &dyn vm_cpu::contract::Fixture) {
+//! vm_cpu::contract::check_all(fixture);
+//! # }
 //! ```
 
 mod exits;
