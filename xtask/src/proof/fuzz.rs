@@ -68,20 +68,7 @@ fn command(target: &str) -> Result<Command> {
 }
 
 fn targets() -> Result<Vec<String>> {
-    let dir = workspace::root().join("fuzz/fuzz_targets");
-    let mut names = Vec::new();
-    for entry in
-        std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?
-    {
-        let path = entry?.path();
-        if let (Some(name), Some("rs")) =
-            (path.file_stem(), path.extension().and_then(|e| e.to_str()))
-        {
-            names.push(name.to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
+    workspace::stems("fuzz/fuzz_targets", "rs")
 }
 
 /// How many inputs libFuzzer says it tried.

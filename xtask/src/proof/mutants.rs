@@ -27,6 +27,9 @@ const INSTALL: &str = "cargo-mutants is missing: `cargo install cargo-mutants --
 const SLICE: (&str, &str) = ("vm-state", "observer.rs");
 /// For all mutants of one crate: a thousand times what one takes.
 const LIMIT: Duration = Duration::from_secs(6 * 60 * 60);
+/// Tests a mutant is not shown to: the models have their own turn, and the kit's wrong loops take
+/// seconds whatever the code is.
+const LEFT_OUT: [&str; 2] = ["loom", "kit"];
 
 #[derive(Clone, Debug, ClapArgs)]
 #[command(next_help_heading = "Of mutants")]
@@ -122,7 +125,7 @@ fn judge(package: &str, args: &Choice, explained: &[String]) -> Result<Row> {
         "mutants: {package}: before the tests; {}/mutants.out/ grows",
         output(package, Judge::Tests).display()
     );
-    let mut run = mutants(package, args, Judge::Tests);
+    let mut run = mutants(package, args, Judge::Tests)?;
     run.args(args.files.iter().flat_map(|file| ["--file", file]));
     let tests = outcomes(run, package, Judge::Tests, |_| true)?;
     let mut models = Outcomes::default();
@@ -131,7 +134,7 @@ fn judge(package: &str, args: &Choice, explained: &[String]) -> Result<Row> {
             "mutants: {package}: {} missed, before the models",
             tests.missed.len()
         );
-        let mut run = mutants(package, args, Judge::Models);
+        let mut run = mutants(package, args, Judge::Models)?;
         for name in &tests.missed {
             run.arg("--re").arg(format!("^{}$", escaped(name)));
         }
@@ -160,7 +163,7 @@ fn output(package: &str, judge: Judge) -> PathBuf {
 }
 
 /// The command, short of which mutants. Debug information would only cost time.
-fn mutants(package: &str, args: &Choice, judge: Judge) -> Command {
+fn mutants(package: &str, args: &Choice, judge: Judge) -> Result<Command> {
     let mut run = workspace::cargo();
     run.env_remove("CARGO_TARGET_DIR")
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
@@ -173,7 +176,12 @@ fn mutants(package: &str, args: &Choice, judge: Judge) -> Command {
     match judge {
         Judge::Tests => run
             .args(["--timeout", &args.timeout.to_string()])
-            .args(["--cargo-test-arg=--lib", "--cargo-test-arg=--tests"]),
+            .arg("--cargo-test-arg=--lib")
+            .args(
+                tests_of(package)?
+                    .iter()
+                    .map(|name| format!("--cargo-test-arg=--test={name}")),
+            ),
         // Optimised, else each takes minutes; the tool finds out how long they take unchanged.
         Judge::Models => run
             .env("RUSTFLAGS", "--cfg loom")
@@ -182,7 +190,14 @@ fn mutants(package: &str, args: &Choice, judge: Judge) -> Command {
             .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
             .args(["--profile", "release", "--cargo-test-arg=--test=loom"]),
     };
-    run
+    Ok(run)
+}
+
+/// The names of a crate's integration tests that judge its mutants.
+fn tests_of(package: &str) -> Result<Vec<String>> {
+    let mut names = workspace::stems(&format!("crates/{package}/tests"), "rs")?;
+    names.retain(|name| !LEFT_OUT.contains(&name.as_str()));
+    Ok(names)
 }
 
 /// Runs it, and counts what became of the mutants that are `wanted`.
@@ -309,6 +324,14 @@ mod tests {
 
     fn names(names: &[&str]) -> Vec<String> {
         names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn a_mutant_is_shown_to_every_test_of_its_crate_but_the_kit_and_the_models() {
+        assert_eq!(
+            tests_of("vm-rendezvous").unwrap(),
+            ["initiators", "rendezvous", "sleepers"]
+        );
     }
 
     #[test]
