@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use vm_emt::Bells;
 
-use crate::sync::{AtomicU32, Builder, Condvar, JoinHandle, Mutex, lock, wait};
+use crate::sync::{AtomicU32, Condvar, JoinHandle, Mutex, lock, thread, wait};
 
 /// Wall time of a slice.
 pub(crate) const SLICE: Duration = Duration::from_millis(100);
@@ -143,14 +143,10 @@ impl Cap {
     }
 
     fn start(&self) -> std::io::Result<()> {
-        let mut thread = lock(&self.thread);
-        if thread.is_none() {
+        let mut started = lock(&self.thread);
+        if started.is_none() {
             let alarms = Arc::clone(&self.alarms);
-            *thread = Some(
-                Builder::new()
-                    .name("cap".into())
-                    .spawn(move || alarms.run())?,
-            );
+            *started = Some(thread("cap").spawn(move || alarms.run())?);
         }
         Ok(())
     }

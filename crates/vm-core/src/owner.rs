@@ -12,7 +12,7 @@ use vm_state::{Cause, Change, State, Subscription, Transition};
 use crate::component::{ComponentError, Pipeline};
 use crate::emt::Emt;
 use crate::shared::Shared;
-use crate::sync::{Builder, JoinHandle, Mutex, lock};
+use crate::sync::{JoinHandle, Mutex, lock, thread};
 use crate::{Ending, Parts, VmError, VmSpec, ops};
 
 /// Owns the threads.
@@ -83,8 +83,7 @@ impl Owner {
                 format!("emt-{v}")
             };
             let shared = Arc::clone(&self.shared);
-            let join = Builder::new()
-                .name(name.clone())
+            let join = thread(name.clone())
                 .spawn(move || emt_main(v, shared))
                 .map_err(|source| VmError::Thread { name, source })?;
             lock(&self.joins).push(Some(join));

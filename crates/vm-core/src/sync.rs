@@ -13,8 +13,10 @@ pub(crate) use std::{
         Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
-    thread::{Builder, JoinHandle},
+    thread::JoinHandle,
 };
+#[cfg(not(shuttle))]
+pub(crate) use vm_pdm::thread;
 
 #[cfg(shuttle)]
 pub(crate) use shuttle::{
@@ -22,8 +24,14 @@ pub(crate) use shuttle::{
         Condvar, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
-    thread::{Builder, JoinHandle},
+    thread::JoinHandle,
 };
+
+/// How a thread is made.
+#[cfg(shuttle)]
+pub(crate) fn thread(name: impl Into<String>) -> shuttle::thread::Builder {
+    shuttle::thread::Builder::new().name(name.into())
+}
 
 /// Locks; a panic elsewhere while the lock was held does not spread, since every critical section
 /// here is a single assignment.

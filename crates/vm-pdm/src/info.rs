@@ -38,7 +38,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Write};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub use page::Page;
@@ -292,7 +292,7 @@ impl Entry {
 
 /// Runs the handler on its thread. The page is sent when the turn is over; a panic drops the sender.
 fn start(turn: Turn, asked: Asked, page_out: SyncSender<Page>) -> std::io::Result<JoinHandle<()>> {
-    Builder::new().name("info".to_owned()).spawn(move || {
+    crate::thread("info").spawn(move || {
         let mut page = Page::new();
         // It fails if the page is full, which the page says itself.
         let _ = (turn.0.handler)(&asked, &mut page);

@@ -18,6 +18,7 @@
 //! | [`Timers`], [`Timer`], [`Firing`] | callbacks at deadlines on that clock, and how to cancel them |
 //! | [`stats`] | named counters, gauges and profiles: snapshot, reset, OpenMetrics |
 //! | [`info`] | named pages about a part of the VM, for a person |
+//! | [`thread`] | how a thread of the VM is made |
 //! | [`BusBuilder`], [`Buses`] | who owns which ports and addresses, and the dispatch, which takes no lock |
 //!
 //! ```
@@ -56,6 +57,7 @@ mod link;
 mod mmio;
 mod pio;
 pub mod stats;
+mod thread;
 mod timers;
 
 pub use builder::{BusBuilder, BusError};
@@ -68,4 +70,5 @@ pub use irq::{IrqChip, IrqLine, Level, MsiSink};
 pub use link::{Action, Link, Raiser, RuntimeError, Waker};
 pub use mmio::MmioBus;
 pub use pio::PioBus;
+pub use thread::thread;
 pub use timers::{Firing, Timer, TimerError, TimerState, Timers};

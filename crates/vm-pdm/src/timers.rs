@@ -24,7 +24,7 @@ mod tests;
 use std::fmt::{self, Debug, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::VirtualClock;
@@ -161,9 +161,7 @@ impl Timers {
         let mut thread = lock(&self.thread);
         if thread.is_none() && self.driver == Driver::Thread {
             let inner = Arc::clone(&self.inner);
-            let started = Builder::new()
-                .name("timers".to_owned())
-                .spawn(move || inner.serve());
+            let started = crate::thread("timers").spawn(move || inner.serve());
             *thread = Some(started.map_err(TimerError::Thread)?);
         }
         drop(thread);

@@ -52,9 +52,7 @@ impl Keyboard {
             into,
             stopped,
         };
-        let thread = std::thread::Builder::new()
-            .name("vmm-input".into())
-            .spawn(move || reader.run())?;
+        let thread = vm_pdm::thread("vmm-input").spawn(move || reader.run())?;
         Ok((
             Self {
                 stop: Some(stop),

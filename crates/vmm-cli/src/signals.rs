@@ -27,20 +27,18 @@ impl Watch {
     pub(crate) fn start(events: Sender<Event>) -> io::Result<Self> {
         let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let handle = signals.handle();
-        let thread = std::thread::Builder::new()
-            .name("vmm-signals".into())
-            .spawn(move || {
-                for signal in signals.forever() {
-                    let name = match signal {
-                        SIGTERM => "SIGTERM",
-                        SIGINT => "SIGINT",
-                        _ => "SIGHUP",
-                    };
-                    if events.send(Event::Quit(name)).is_err() {
-                        return;
-                    }
+        let thread = vm_pdm::thread("vmm-signals").spawn(move || {
+            for signal in signals.forever() {
+                let name = match signal {
+                    SIGTERM => "SIGTERM",
+                    SIGINT => "SIGINT",
+                    _ => "SIGHUP",
+                };
+                if events.send(Event::Quit(name)).is_err() {
+                    return;
                 }
-            })?;
+            }
+        })?;
         Ok(Self {
             handle,
             thread: Some(thread),

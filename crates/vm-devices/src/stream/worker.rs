@@ -51,15 +51,13 @@ impl<T: Send + 'static, const BIT: u8> Worker<T, BIT> {
         shared.lock().running |= BIT;
         let ending = Ending(Arc::clone(shared), BIT);
         let theirs = Arc::clone(&cell);
-        let spawned = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || {
-                let work = theirs
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take()?;
-                Some(run(&ending.0, work))
-            });
+        let spawned = vm_pdm::thread(name).spawn(move || {
+            let work = theirs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()?;
+            Some(run(&ending.0, work))
+        });
         match spawned {
             Ok(handle) => {
                 *self = Self::Running(handle);

@@ -58,15 +58,13 @@ impl Worker {
         let theirs = Arc::clone(&cell);
         shared.lock().thread = Thread::Idle;
         let ending = Ending(Arc::clone(shared));
-        let spawned = std::thread::Builder::new()
-            .name(format!("io-{}", shared.name))
-            .spawn(move || {
-                let backend = theirs
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .take()?;
-                Some(run(&ending.0, backend))
-            });
+        let spawned = vm_pdm::thread(format!("io-{}", shared.name)).spawn(move || {
+            let backend = theirs
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()?;
+            Some(run(&ending.0, backend))
+        });
         match spawned {
             Ok(handle) => {
                 *self = Self::Running(handle);

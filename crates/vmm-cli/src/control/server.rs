@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
@@ -91,9 +91,7 @@ impl Server {
             clients: Vec::new(),
             taken: 0,
         };
-        let thread = thread::Builder::new()
-            .name("vmm-control".into())
-            .spawn(move || acceptor.run())?;
+        let thread = vm_pdm::thread("vmm-control").spawn(move || acceptor.run())?;
         Ok(Self {
             shared,
             mailbox,
@@ -201,8 +199,7 @@ impl Acceptor {
         let place = Arc::new(());
         let left = Arc::downgrade(&place);
         let session = Session::new(stream, Arc::clone(&self.shared), Arc::clone(&mailbox));
-        let thread = thread::Builder::new()
-            .name(format!("vmm-ctl-{number}"))
+        let thread = vm_pdm::thread(format!("vmm-ctl-{number}"))
             .spawn(move || session.run(number, place))?;
         self.clients.push(Client {
             mailbox,
