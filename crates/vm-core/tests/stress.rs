@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use common::{DESTROY, LIMIT, Machine, busy, spec};
+use common::{DESTROY, LIMIT, Machine, PORT_GIVE_WAY, spec};
 use vm_core::{BoxError, Cancel, Closing, Emt, Intent, Parts, Saver, Vm, VmError, Vote};
 use vm_cpu::GuestRam;
 use vm_cpu::script::{Script, ScriptEngine};
@@ -116,9 +116,14 @@ fn storm(vm: &Vm) {
 
 #[test]
 fn eight_threads_of_random_operations_neither_hang_nor_break_a_scripted_vm() {
-    // Two that have to be kicked out of the guest, and two that have to be woken.
+    // Two that have to be kicked out of the guest, and two that have to be woken. Without giving way
+    // now and then, the two keep two processors from the threads that are to meet.
+    let works = Script::new()
+        .work(1000)
+        .pio_write(PORT_GIVE_WAY, 1, 0)
+        .forever();
     let idle = || Script::new().work(50).halt_for_good();
-    let engine = ScriptEngine::new(busy()).vcpu(2, idle()).vcpu(3, idle());
+    let engine = ScriptEngine::new(works).vcpu(2, idle()).vcpu(3, idle());
     let machine = Machine::with(engine);
     storm(&machine.create(4));
 }

@@ -29,6 +29,8 @@ pub(crate) const PORT_SOFT_RESET: u16 = 0x60a;
 /// Raises a runtime error: 0 informs, 1 suspends, anything else is fatal.
 pub(crate) const PORT_ERROR: u16 = 0x606;
 pub(crate) const PORT_DEBUG_EXIT: u16 = 0xf4;
+/// A write gives the processor to another thread.
+pub(crate) const PORT_GIVE_WAY: u16 = 0x80;
 
 /// What happened, in order.
 pub(crate) type Log = Arc<Mutex<Vec<String>>>;
@@ -97,6 +99,17 @@ impl IoHandler for Raise {
     }
     fn write(&self, cx: &mut IoCtx, _: u64, _: u8, value: u64) {
         cx.raise((self.0)(value));
+    }
+}
+
+struct GiveWay;
+
+impl IoHandler for GiveWay {
+    fn read(&self, _: &mut IoCtx, _: u64, _: u8) -> u64 {
+        0
+    }
+    fn write(&self, _: &mut IoCtx, _: u64, _: u8, _: u64) {
+        std::thread::yield_now();
     }
 }
 
@@ -186,6 +199,7 @@ impl Machine {
                     Effect::DebugExit(u32::try_from(v).unwrap_or(u32::MAX))
                 })),
             )?;
+            buses.pio("give-way", PORT_GIVE_WAY..=PORT_GIVE_WAY, Arc::new(GiveWay))?;
             Ok(Built {
                 devices,
                 buses: buses.build(),
