@@ -353,6 +353,8 @@ fn an_emt_that_is_held_and_let_go_sleeps_on() {
         assert!(bells.hold(0));
         assert!(!bells.hold(0), "it is held already");
         assert!(bells.word(0).held());
+        let said = bells.word(0).to_string();
+        assert_eq!(said, "parked and held there, not rung");
         bells.let_go(0);
         assert!(!bells.word(0).held());
         assert_eq!(bells.counts(0).wakes, 0);
