@@ -16,7 +16,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{DESTROY, LIMIT, Machine, PORT_GIVE_WAY, spec};
-use vm_core::{BoxError, Cancel, Closing, Emt, Intent, Parts, Saver, Vm, VmError, Vote};
+use vm_core::{BoxError, Cancel, Closing, Emt, Intent, Saver, Vm, VmError, Vote};
 use vm_cpu::GuestRam;
 use vm_cpu::script::{Script, ScriptEngine};
 use vm_cpu::x86::Start;
@@ -128,10 +128,12 @@ fn eight_threads_of_random_operations_neither_hang_nor_break_a_scripted_vm() {
     storm(&machine.create(4));
 }
 
-/// Real mode at `cli; 1: jmp 1b`.
-fn spin(ram: &GuestRam) -> Result<Option<Start>, BoxError> {
+/// Works for ever in real mode, and gives way now and then:
+/// `cli; 1: mov cx, 1000; 2: loop 2b; out 0x80, al; jmp 1b`.
+fn work(ram: &GuestRam) -> Result<Option<Start>, BoxError> {
     const CODE: u64 = 0x1000;
-    ram.write_slice(&[0xfa, 0xeb, 0xfe], GuestAddress(CODE))?;
+    let code = [0xfa, 0xb9, 0xe8, 3, 0xe2, 0xfe, 0xe6, 0x80, 0xeb, 0xf7];
+    ram.write_slice(&code, GuestAddress(CODE))?;
     Ok(Some(Start::real_mode(CODE)))
 }
 
@@ -144,7 +146,9 @@ fn eight_threads_of_random_operations_neither_hang_nor_break_a_vm_on_kvm() {
             return;
         }
     };
-    let mut parts = Parts::bare(engine);
-    parts.firmware = Box::new(spin);
+    // The devices and ports of the scripted machine.
+    let mut parts = Machine::new(Script::new()).parts();
+    parts.engine = engine;
+    parts.firmware = Box::new(work);
     storm(&Vm::create(spec(4), parts).unwrap());
 }
