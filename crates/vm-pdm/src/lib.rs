@@ -10,6 +10,7 @@
 //! | [`Waker`] | how a device that had to wait says it is done |
 //! | [`Raiser`] | how a device reports a [`RuntimeError`]: its disk is full, its host end is gone |
 //! | [`Devices`] | the devices in order of construction: walks up in order, down in exact reverse |
+//! | [`Place`], [`Change`], [`Places`] | what a device works on, how it comes and goes at run time, and where that can be |
 //! | [`IoHandler`] | what a device has at a port or address range, called by any EMT |
 //! | [`IoCtx`] | what a handler may ask of the VM: an [`Effect`], taken after the exit is settled |
 //! | [`IrqChip`], [`IrqLine`] | an interrupt controller's inputs and one of them |
@@ -56,6 +57,7 @@ mod irq;
 mod link;
 mod mmio;
 mod pio;
+mod place;
 pub mod stats;
 mod thread;
 mod timers;
@@ -70,5 +72,6 @@ pub use irq::{IrqChip, IrqLine, Level, MsiSink};
 pub use link::{Action, Link, Raiser, RuntimeError, Waker};
 pub use mmio::MmioBus;
 pub use pio::PioBus;
+pub use place::{Begun, Change, Place, PlaceError, Places};
 pub use thread::thread;
 pub use timers::{Firing, Timer, TimerError, TimerState, Timers};
