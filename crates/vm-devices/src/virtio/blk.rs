@@ -9,8 +9,8 @@
 //! write (5.2.6.2).
 //!
 //! # Errors
-//! What the host refuses (EIO, and so on), and what lies outside the disk, is answered with IOERR; a
-//! request that is not known, or that the file system cannot do, with UNSUPP.
+//! What the host refuses (EIO, and so on), and what lies outside the disk or is for no image, is
+//! answered with IOERR; a request that is not known, or that the file system cannot do, with UNSUPP.
 //!
 //! # A full host
 //! When the host has no room (ENOSPC, EDQUOT) the guest did nothing wrong and somebody can make room,
@@ -114,61 +114,60 @@ impl From<Errno> for Failure {
     }
 }
 
-/// A disk.
+/// What serves a disk, whichever image its [drive](super::drive) has.
 #[derive(Debug)]
 pub(super) struct Disk {
-    image: DiskImage,
     id: [u8; ID],
     buffer: Box<[u8]>,
     /// Whether an error of the host has been logged.
     said: bool,
 }
 
+/// A disk of that access, and of that size at first.
+pub(super) fn kind(access: DiskAccess, sectors: u64) -> Kind {
+    let changes = match access {
+        DiskAccess::ReadOnly => F_RO,
+        DiskAccess::ReadWrite => F_DISCARD | F_WRITE_ZEROES,
+    };
+    // struct virtio_blk_config, virtio 1.2, 5.2.4.
+    let mut config = vec![0; 60];
+    let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &sectors.to_le_bytes());
+    put(8, &SEGMENT_MAX.to_le_bytes());
+    put(12, &SEGMENTS_MAX.to_le_bytes());
+    put(20, &512_u32.to_le_bytes());
+    if access == DiskAccess::ReadWrite {
+        put(36, &RANGE_SECTORS_MAX.to_le_bytes());
+        put(40, &RANGES_MAX.to_le_bytes());
+        put(44, &8_u32.to_le_bytes());
+        put(48, &RANGE_SECTORS_MAX.to_le_bytes());
+        put(52, &RANGES_MAX.to_le_bytes());
+        put(56, &[1]);
+    }
+    Kind {
+        id: 2,
+        features: F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | changes,
+        config,
+        queues: 1,
+    }
+}
+
 impl Disk {
     /// `id`: what the guest reads as its serial number; the first 20 bytes count.
-    pub(super) fn new(image: DiskImage, id: &str) -> Self {
+    pub(super) fn new(id: &str) -> Self {
         let mut bytes = [0; ID];
         for (to, from) in bytes.iter_mut().zip(id.bytes()) {
             *to = from;
         }
         Self {
-            image,
             id: bytes,
             buffer: vec![0; BUFFER].into(),
             said: false,
         }
     }
 
-    pub(super) fn kind(&self) -> Kind {
-        let changes = match self.image.access {
-            DiskAccess::ReadOnly => F_RO,
-            DiskAccess::ReadWrite => F_DISCARD | F_WRITE_ZEROES,
-        };
-        // struct virtio_blk_config, virtio 1.2, 5.2.4.
-        let mut config = vec![0; 60];
-        let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &self.image.sectors.to_le_bytes());
-        put(8, &SEGMENT_MAX.to_le_bytes());
-        put(12, &SEGMENTS_MAX.to_le_bytes());
-        put(20, &512_u32.to_le_bytes());
-        if self.image.access == DiskAccess::ReadWrite {
-            put(36, &RANGE_SECTORS_MAX.to_le_bytes());
-            put(40, &RANGES_MAX.to_le_bytes());
-            put(44, &8_u32.to_le_bytes());
-            put(48, &RANGE_SECTORS_MAX.to_le_bytes());
-            put(52, &RANGES_MAX.to_le_bytes());
-            put(56, &[1]);
-        }
-        Kind {
-            id: 2,
-            features: F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | changes,
-            config,
-            queues: 1,
-        }
-    }
-
     /// Does what is asked; bytes written to the data part.
-    fn act(&mut self, request: &Request<'_>) -> Result<u64, Failure> {
+    fn act(&mut self, request: &Request<'_>, image: Option<&DiskImage>) -> Result<u64, Failure> {
         let mut header = [0; 16];
         request.read(0, &mut header)?;
         let [a, b, c, d, _, _, _, _, sector @ ..] = header;
@@ -176,25 +175,46 @@ impl Disk {
         // The last writable byte is the answer's.
         let room = request.writable_bytes() - 1;
         let data = request.readable_bytes() - HEADER;
-        match u32::from_le_bytes([a, b, c, d]) {
+        let kind = u32::from_le_bytes([a, b, c, d]);
+        if kind == GET_ID {
+            // The drive's, whatever is in it.
+            let id = self.id.get(..ID.min(usize::try_from(room).unwrap_or(ID)));
+            let id = id.unwrap_or_default();
+            request.write(0, id)?;
+            return Ok(id.len() as u64);
+        }
+        let image = image.ok_or(Failure::Answer(Answer::IoError))?;
+        let buffer = &mut self.buffer;
+        let mut work = Work { image, buffer };
+        match kind {
             IN => {
-                self.load(request, sector, room)?;
+                work.load(request, sector, room)?;
                 Ok(room)
             }
-            OUT => self.store(request, sector, data).map(|()| 0),
-            FLUSH => self.flush().map(|()| 0),
-            GET_ID => {
-                let id = self.id.get(..ID.min(usize::try_from(room).unwrap_or(ID)));
-                let id = id.unwrap_or_default();
-                request.write(0, id)?;
-                Ok(id.len() as u64)
-            }
-            DISCARD => self.ranges(request, data, Self::discard).map(|()| 0),
-            WRITE_ZEROES => self.ranges(request, data, Self::zero).map(|()| 0),
+            OUT => work.store(request, sector, data).map(|()| 0),
+            FLUSH => work.flush().map(|()| 0),
+            DISCARD => work.ranges(request, data, Work::discard).map(|()| 0),
+            WRITE_ZEROES => work.ranges(request, data, Work::zero).map(|()| 0),
             _ => Err(Failure::Answer(Answer::Unsupported)),
         }
     }
 
+    /// Says that the host failed; once, since a guest can have it fail as often as it likes.
+    fn note(&mut self, image: &DiskImage, error: &io::Error) {
+        if !std::mem::replace(&mut self.said, true) {
+            let path = image.path().display();
+            log::warn!(target: "device.virtio", "disk {path}: the guest is told of an I/O error: {error}");
+        }
+    }
+}
+
+/// A request for bytes, on the image that it is for.
+struct Work<'a> {
+    image: &'a DiskImage,
+    buffer: &'a mut [u8],
+}
+
+impl Work<'_> {
     /// Where `bytes` bytes from `sector` on begin in the image, if they are in it.
     fn place(&self, sector: u64, bytes: u64) -> Result<u64, Failure> {
         let end = sector.checked_add(bytes / SECTOR);
@@ -313,26 +333,18 @@ impl Disk {
         let how = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         self.image.file.allocate(how, at, bytes)
     }
+}
 
-    /// Why the host has no room.
-    fn refusal(&self, error: &io::Error) -> Refusal {
-        let path = self.image.path().display();
-        let free = match self.image.file.free_bytes() {
-            Some(bytes) => format!("{bytes} bytes are free on its file system"),
-            None => "how much is free is not known".to_owned(),
-        };
-        Refusal {
-            id: "DiskFull",
-            message: format!("{path}: {error}, {free}: make space, then resume"),
-        }
-    }
-
-    /// Says that the host failed; once, since a guest can have it fail as often as it likes.
-    fn note(&mut self, error: &io::Error) {
-        if !std::mem::replace(&mut self.said, true) {
-            let path = self.image.path().display();
-            log::warn!(target: "device.virtio", "disk {path}: the guest is told of an I/O error: {error}");
-        }
+/// Why the host has no room.
+fn refusal(image: &DiskImage, error: &io::Error) -> Refusal {
+    let path = image.path().display();
+    let free = match image.file.free_bytes() {
+        Some(bytes) => format!("{bytes} bytes are free on its file system"),
+        None => "how much is free is not known".to_owned(),
+    };
+    Refusal {
+        id: "DiskFull",
+        message: format!("{path}: {error}, {free}: make space, then resume"),
     }
 }
 
@@ -340,19 +352,24 @@ impl Backend for Disk {
     fn serve(&mut self, request: &Request<'_>) -> Result<u32, Stop> {
         // Without a place for the answer there is none.
         let last = request.writable_bytes().checked_sub(1).ok_or(Stop::Fault)?;
+        let image = request.image();
+        let image = image.as_deref();
         let done = if request.readable_bytes() < HEADER {
             Err(Failure::Answer(Answer::IoError))
         } else {
-            self.act(request)
+            self.act(request, image)
         };
         let (answer, written) = match done {
             Ok(written) => (Answer::Ok, written),
             Err(Failure::Answer(answer)) => (answer, 0),
             Err(Failure::Host(error)) if is_full(&error) && request.can_wait() => {
-                return Err(Stop::Refused(self.refusal(&error)));
+                let refusal = image.map(|image| refusal(image, &error));
+                return Err(refusal.map_or(Stop::Fault, Stop::Refused));
             }
             Err(Failure::Host(error)) => {
-                self.note(&error);
+                if let Some(image) = image {
+                    self.note(image, &error);
+                }
                 (Answer::IoError, 0)
             }
             Err(Failure::Stop(stop)) => return Err(stop),

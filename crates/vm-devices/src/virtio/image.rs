@@ -3,6 +3,7 @@
 
 //! A disk image: a file or block device of the host, opened and checked before a VM starts.
 
+use std::fmt::{self, Display};
 use std::fs::{OpenOptions, TryLockError};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
@@ -20,6 +21,15 @@ pub enum DiskAccess {
     ReadOnly,
     /// Read and write.
     ReadWrite,
+}
+
+impl Display for DiskAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReadOnly => "read-only",
+            Self::ReadWrite => "read-write",
+        })
+    }
 }
 
 /// A disk image that cannot be used.
@@ -68,6 +78,14 @@ pub struct DiskImage {
     pub(super) sectors: u64,
     pub(super) access: DiskAccess,
     path: PathBuf,
+}
+
+/// Its path, and what is known of it.
+impl Display for DiskImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, sectors, access) = (self.path.display(), self.sectors, self.access);
+        write!(f, "{path} ({sectors} sectors, {access})")
+    }
 }
 
 impl DiskImage {

@@ -23,10 +23,14 @@
 //! under way, so that the suspend it causes ends after the request was put aside, and every resume
 //! comes later still. Meanwhile nothing is under way and the device is not pending. A resume has it
 //! served anew, once; a reset or a power-off drops it.
+//!
+//! # Images
+//! A disk's image comes and goes at run time: see [`drive`].
 
 mod blk;
 mod chain;
 mod console;
+mod drive;
 mod image;
 mod medium;
 mod registers;
@@ -53,6 +57,7 @@ pub use console::{ConsoleSpec, VirtioConsole};
 pub use image::{DiskAccess, DiskError, DiskImage};
 
 use blk::Disk;
+use drive::Drive;
 use registers::Registers;
 use request::Backend;
 use rng::Entropy;
@@ -96,15 +101,38 @@ impl Virtio {
         ram: GuestRam,
         image: DiskImage,
     ) -> Arc<Self> {
-        let disk = Disk::new(image, name);
-        let registers = Registers::new(disk.kind(), irq);
-        Self::new(name, address, ram, registers, Box::new(disk))
+        let drive = Drive::new(image.access, Some(image));
+        Self::with_drive(name, address, irq, ram, drive)
+    }
+
+    /// A disk of size 0 that has no image yet and answers every request with an error; what is
+    /// attached to it later, by its [`Place`](vm_pdm::Place), is of this access.
+    pub fn empty_disk(
+        name: &str,
+        address: u64,
+        irq: IrqLine,
+        ram: GuestRam,
+        access: DiskAccess,
+    ) -> Arc<Self> {
+        Self::with_drive(name, address, irq, ram, Drive::new(access, None))
+    }
+
+    fn with_drive(
+        name: &str,
+        address: u64,
+        irq: IrqLine,
+        ram: GuestRam,
+        drive: Drive,
+    ) -> Arc<Self> {
+        let registers = Registers::new(blk::kind(drive.access(), drive.sectors()), irq);
+        let disk = Box::new(Disk::new(name));
+        Self::new(name, address, ram, registers, disk, Some(drive))
     }
 
     /// A source of entropy.
     pub fn entropy(name: &str, address: u64, irq: IrqLine, ram: GuestRam) -> Arc<Self> {
         let registers = Registers::new(Entropy::kind(), irq);
-        Self::new(name, address, ram, registers, Box::new(Entropy))
+        Self::new(name, address, ram, registers, Box::new(Entropy), None)
     }
 
     fn new(
@@ -113,6 +141,7 @@ impl Virtio {
         ram: GuestRam,
         registers: Registers,
         backend: Box<dyn Backend>,
+        drive: Option<Drive>,
     ) -> Arc<Self> {
         let state = State {
             registers,
@@ -120,6 +149,7 @@ impl Virtio {
             thread: Thread::None,
             reset_waits: false,
             refused: None,
+            drive,
             link: None,
         };
         Arc::new(Self {
@@ -130,6 +160,7 @@ impl Virtio {
                 state: Mutex::new(state),
                 work: Condvar::new(),
                 ended: Condvar::new(),
+                changed: Condvar::new(),
             }),
             worker: Mutex::new(Worker::Parked(backend)),
         })
@@ -189,7 +220,8 @@ impl Device for Virtio {
 
     fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
         let counts = Arc::clone(self.shared.lock().registers.counts());
-        counts.register(scope)
+        counts.register(scope)?;
+        self.shared.drive_stats(scope)
     }
 
     fn info(&self, page: &mut Page) -> fmt::Result {
@@ -211,7 +243,10 @@ impl Device for Virtio {
             }
             Worker::Gone => return Err(self.error("its thread panicked: build the VM anew")),
         }
-        self.shared.lock().allowed = Allowed::Run;
+        let mut state = self.shared.lock();
+        state.allowed = Allowed::Run;
+        state.registers.tell_config();
+        drop(state);
         worker.start(&self.shared).map_err(|e| {
             self.error(&format!(
                 "cannot start its I/O thread: {e}; raise the limit of threads"
@@ -225,9 +260,15 @@ impl Device for Virtio {
     }
 
     fn resume(&self) -> Result<(), DeviceError> {
-        if let Some(refused) = &mut self.shared.lock().refused {
+        let mut state = self.shared.lock();
+        if let Some(refused) = &mut state.refused {
             refused.again = true;
         }
+        // What changed while it was suspended.
+        if state.allowed == Allowed::Hold {
+            state.registers.tell_config();
+        }
+        drop(state);
         self.shared.change(Allowed::Hold, Allowed::Run);
         Ok(())
     }

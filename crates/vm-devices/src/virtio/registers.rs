@@ -41,7 +41,7 @@ const F_VERSION_1: u64 = 1 << 32;
 
 const CONFIG: u64 = 0x100;
 
-/// What kind of device it is; none of this changes.
+/// What kind of device it is; of this only the configuration changes, by [`Registers::set_config`].
 #[derive(Debug, Clone)]
 pub(super) struct Kind {
     /// Device id (virtio 1.2, 5).
@@ -63,6 +63,8 @@ pub(super) struct Taken {
     pub(super) features: u64,
     /// The epoch in which it was taken: it is worth nothing in another.
     pub(super) epoch: u64,
+    /// The configuration's generation then.
+    pub(super) generation: u32,
 }
 
 /// The registers.
@@ -78,6 +80,10 @@ pub(super) struct Registers {
     rings: Vec<Ring>,
     interrupt_status: u32,
     epoch: u64,
+    /// Of the configuration.
+    generation: u32,
+    /// The driver does not know of the last generation yet.
+    untold: bool,
     counts: Arc<Counts>,
 }
 
@@ -96,6 +102,8 @@ impl Registers {
             rings,
             interrupt_status: 0,
             epoch: 0,
+            generation: 0,
+            untold: false,
             counts: Arc::default(),
         }
     }
@@ -109,6 +117,7 @@ impl Registers {
         self.selected = 0;
         self.interrupt_status = 0;
         self.rings.fill_with(Ring::new);
+        self.untold = false;
         self.epoch += 1;
     }
 
@@ -134,6 +143,31 @@ impl Registers {
         self.epoch
     }
 
+    /// Of the configuration: as long as it is the same, so is the configuration (2.4.1).
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Changes the configuration from byte `at` on; the driver hears of it by
+    /// [`Registers::tell_config`]. Resets do not bring it back.
+    pub(super) fn set_config(&mut self, at: usize, bytes: &[u8]) {
+        let place = self.kind.config.iter_mut().skip(at);
+        for (to, from) in place.zip(bytes) {
+            *to = *from;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        self.untold = self.status != 0;
+    }
+
+    /// Tells the driver of changes that it does not know of. One that is not ready yet may have read
+    /// the configuration already: it is told when it is (2.1.2).
+    pub(super) fn tell_config(&mut self) {
+        if self.untold && self.has(STATUS_DRIVER_OK) {
+            self.untold = false;
+            self.interrupt(INTERRUPT_CONFIG);
+        }
+    }
+
     pub(super) fn read(&self, offset: u64, size: u8) -> u64 {
         if offset >= CONFIG {
             return self.read_config(offset - CONFIG, size);
@@ -154,7 +188,7 @@ impl Registers {
             0x070 => self.status,
             // Length of a shared memory region that there is not (4.2.2).
             0x0b0 | 0x0b4 => u32::MAX,
-            // The configuration never changes, so its generation, 0x0fc, is always 0.
+            0x0fc => self.generation,
             _ => 0,
         };
         value.into()
@@ -239,6 +273,7 @@ impl Registers {
             for ring in self.rings.iter_mut().filter(|ring| ring.is_ready()) {
                 ring.rung = true;
             }
+            self.tell_config();
         }
         self.is_live()
     }
@@ -304,7 +339,7 @@ impl Registers {
 
     /// Takes a request from a queue. `None` with [`Registers::is_rung`]: look again.
     pub(super) fn take_from(&mut self, queue: usize, ram: &Ram) -> Option<Taken> {
-        let is_live = self.is_live();
+        let (is_live, generation) = (self.is_live(), self.generation);
         let ring = self
             .rings
             .get_mut(queue)
@@ -315,6 +350,7 @@ impl Registers {
                 chain,
                 features: self.accepted,
                 epoch: self.epoch,
+                generation,
             }),
             Err(Broken) => {
                 self.break_down();

@@ -8,9 +8,10 @@
 //! lock, which a reset takes, and only while the epoch is still the request's; what lasts, the I/O on
 //! the host, is done without it.
 
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 
 use super::chain::Fault;
+use super::image::DiskImage;
 use super::registers::Taken;
 use super::shared::{Shared, State};
 
@@ -68,6 +69,14 @@ impl<'a> Request<'a> {
     /// Whether there is a VM that can be suspended, and so somebody to resume it.
     pub(super) fn can_wait(&self) -> bool {
         self.shared.lock().link.is_some()
+    }
+
+    /// The image that it is for, unless that was detached since it was taken.
+    pub(super) fn image(&self) -> Option<Arc<DiskImage>> {
+        let state = self.shared.lock();
+        let is_same = state.registers.generation() == self.taken.generation;
+        let drive = state.drive.as_ref().filter(|_| is_same)?;
+        drive.image().cloned()
     }
 
     /// Bytes that the device may read.

@@ -9,6 +9,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use vm_pdm::{Action, Link, RuntimeError};
 
 use super::GuestRam;
+use super::drive::Drive;
 use super::registers::{Registers, Taken};
 use super::request::{Refusal, Stop};
 
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     pub(super) work: Condvar,
     /// The thread ended.
     pub(super) ended: Condvar,
+    /// A change of image that waited has happened.
+    pub(super) changed: Condvar,
 }
 
 pub(super) struct State {
@@ -33,13 +36,15 @@ pub(super) struct State {
     pub(super) reset_waits: bool,
     /// The request that the host could not serve.
     pub(super) refused: Option<Refused>,
+    /// A disk has one.
+    pub(super) drive: Option<Drive>,
     pub(super) link: Option<Link>,
 }
 
 /// A request that is to be served anew.
 pub(super) struct Refused {
     taken: Taken,
-    /// There was a resume since.
+    /// There was a resume since, or its image is gone.
     pub(super) again: bool,
 }
 
@@ -145,9 +150,11 @@ impl Shared {
             }
         }
         state.thread = Thread::Idle;
+        state.change_image();
         let is_awaited = std::mem::take(&mut state.reset_waits) || state.allowed != Allowed::Run;
         let link = state.link.clone().filter(|_| is_awaited);
         drop(state);
+        self.changed.notify_all();
         if let Some(link) = link {
             link.waker.wake();
         }

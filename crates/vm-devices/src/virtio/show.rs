@@ -94,6 +94,12 @@ impl State {
     /// The registers, and what the thread does.
     pub(super) fn describe(&self, page: &mut Page) -> fmt::Result {
         self.registers.describe(page)?;
+        if let Some(drive) = &self.drive {
+            match drive.image() {
+                Some(image) => writeln!(page, "attached: {image}")?,
+                None => writeln!(page, "attached: nothing")?,
+            }
+        }
         let thread = match (self.thread, self.allowed) {
             (Thread::None, _) => "does not run",
             (Thread::Busy, _) => "is in a request",

@@ -63,7 +63,7 @@ impl Stand {
             ended,
         };
         let registers = Registers::new(Entropy::kind(), IrqLine::new(Arc::new(Nowhere), 5));
-        let device = Virtio::new("slow", 0, ram.clone(), registers, Box::new(slow));
+        let device = Virtio::new("slow", 0, ram.clone(), registers, Box::new(slow), None);
         device.connect(&Link {
             waker: Waker::new(move || {
                 // Nobody listens any more when the test is over.
@@ -191,4 +191,5 @@ fn a_power_off_is_pending_until_the_thread_has_ended() {
     stand.device.power_on().expect("a new thread");
 }
 
+mod attach;
 mod full;

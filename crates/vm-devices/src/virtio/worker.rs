@@ -34,9 +34,11 @@ impl Drop for Ending {
         let mut state = self.0.lock();
         state.thread = Thread::None;
         state.reset_waits = false;
+        state.change_image();
         let link = state.link.clone();
         drop(state);
         self.0.ended.notify_all();
+        self.0.changed.notify_all();
         if let Some(link) = link {
             link.waker.wake();
         }

@@ -75,6 +75,14 @@ impl Driver {
         })
     }
 
+    /// A disk without an image.
+    pub(crate) fn empty(access: DiskAccess) -> Self {
+        let files = TempDir::new().unwrap();
+        Self::new(files, |irq, ram| {
+            Virtio::empty_disk("disk0", ADDRESS, irq, ram, access)
+        })
+    }
+
     pub(crate) fn entropy() -> Self {
         let files = TempDir::new().unwrap();
         Self::new(files, |irq, ram| Virtio::entropy("rng0", ADDRESS, irq, ram))
@@ -261,14 +269,26 @@ impl Driver {
 
     /// What the device counted under `name`, having registered just now.
     pub(crate) fn count(&self, name: &str) -> u64 {
+        match self.statistic(name) {
+            Some(Value::Counter(n)) => n,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    /// What the device says under `name` is now.
+    pub(crate) fn gauge(&self, name: &str) -> u64 {
+        match self.statistic(name) {
+            Some(Value::Gauge(n)) => n,
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    fn statistic(&self, name: &str) -> Option<Value> {
         let stats = Stats::new();
         let mut scope = Scope::new(&stats, "/d");
         self.device.stats(&mut scope).unwrap();
         let all = stats.snapshot(&Pattern::default());
-        match all.get(&format!("/d/{name}")) {
-            Some(Value::Counter(n)) => n,
-            other => panic!("{name}: {other:?}"),
-        }
+        all.get(&format!("/d/{name}"))
     }
 
     /// Has no page marked.

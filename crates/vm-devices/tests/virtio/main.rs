@@ -4,6 +4,7 @@
 //! Virtio devices as a guest's driver sees them.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attach;
 mod console;
 mod dirty;
 mod disk;

@@ -13,26 +13,26 @@ use vm_pdm::{Action, RuntimeError};
 use super::*;
 use crate::virtio::medium::Medium;
 
-const IN: u32 = 0;
-const OUT: u32 = 1;
-const FLUSH: u32 = 4;
+pub(super) const IN: u32 = 0;
+pub(super) const OUT: u32 = 1;
+pub(super) const FLUSH: u32 = 4;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
 const HEADER: u64 = 0x5000;
 const STATUS: u64 = 0x5800;
-const BIG: u64 = 0x10_0000;
+pub(super) const BIG: u64 = 0x10_0000;
 const RAM: usize = 4 << 20;
-const SECTORS: usize = 2048;
+pub(super) const SECTORS: usize = 2048;
 
-const OK: u8 = 0;
-const IO_ERROR: u8 = 1;
-const UNANSWERED: u8 = 0xee;
+pub(super) const OK: u8 = 0;
+pub(super) const IO_ERROR: u8 = 1;
+pub(super) const UNANSWERED: u8 = 0xee;
 
 /// A file that does what it is told.
 #[derive(Debug)]
-struct Fickle {
-    bytes: Mutex<Vec<u8>>,
+pub(super) struct Fickle {
+    pub(super) bytes: Mutex<Vec<u8>>,
     /// What every change is refused with, from this many changes on.
     refuses: Mutex<Option<(usize, Errno)>>,
     /// Where changes were tried, and flushes.
@@ -40,6 +40,14 @@ struct Fickle {
 }
 
 impl Fickle {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            bytes: Mutex::new(vec![0xff; SECTORS * 512]),
+            refuses: Mutex::new(None),
+            tried: Mutex::default(),
+        })
+    }
+
     fn change(&self, at: u64, to: &[u8]) -> Result<(), Errno> {
         self.tried.lock().expect("held by nobody").push(at);
         if let Some((after, errno)) = &mut *self.refuses.lock().expect("held by nobody") {
@@ -53,11 +61,11 @@ impl Fickle {
         Ok(())
     }
 
-    fn refuse(&self, what: Option<(usize, Errno)>) {
+    pub(super) fn refuse(&self, what: Option<(usize, Errno)>) {
         *self.refuses.lock().expect("held by nobody") = what;
     }
 
-    fn tried(&self) -> Vec<u64> {
+    pub(super) fn tried(&self) -> Vec<u64> {
         std::mem::take(&mut self.tried.lock().expect("held by nobody"))
     }
 }
@@ -97,17 +105,17 @@ impl IrqChip for Edges {
     }
 }
 
-struct Machine {
-    device: Arc<Virtio>,
-    ram: GuestRam,
-    host: Arc<Fickle>,
+pub(super) struct Machine {
+    pub(super) device: Arc<Virtio>,
+    pub(super) ram: GuestRam,
+    pub(super) host: Arc<Fickle>,
     edges: Receiver<()>,
-    raised: Receiver<RuntimeError>,
+    pub(super) raised: Receiver<RuntimeError>,
     available: u16,
 }
 
 impl Machine {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let (mut this, raiser) = Self::without_vm();
         this.device.connect(&Link {
             waker: Waker::new(|| {}),
@@ -120,11 +128,7 @@ impl Machine {
     /// Not connected, and not powered on.
     fn without_vm() -> (Self, Sender<RuntimeError>) {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).expect("memory");
-        let host = Arc::new(Fickle {
-            bytes: Mutex::new(vec![0xff; SECTORS * 512]),
-            refuses: Mutex::new(None),
-            tried: Mutex::default(),
-        });
+        let host = Fickle::new();
         let path = Path::new("/images/small.img");
         let image = DiskImage::of(Box::new(Arc::clone(&host)), path, SECTORS as u64);
         let (edge, edges) = channel();
@@ -147,40 +151,22 @@ impl Machine {
         self.start();
     }
 
-    fn put(&self, at: u64, bytes: &[u8]) {
+    pub(super) fn put(&self, at: u64, bytes: &[u8]) {
         self.ram
             .write_slice(bytes, GuestAddress(at))
             .expect("inside");
     }
 
     /// From status 0 to DRIVER_OK.
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         self.put(AVAILABLE, &[0; 64]);
         self.put(USED, &[0; 256]);
         self.available = 0;
-        // Flush, discard, write-zeroes.
-        let features = 1 << 9 | 1 << 13 | 1 << 14;
-        for (offset, value) in [
-            (0x70, 0),
-            (0x70, 3),
-            (0x24, 0),
-            (0x20, features),
-            (0x24, 1),
-            (0x20, 1),
-            (0x70, 11),
-            (0x38, 16),
-            (0x80, TABLE),
-            (0x90, AVAILABLE),
-            (0xa0, USED),
-            (0x44, 1),
-            (0x70, 15),
-        ] {
-            self.device.write(&mut IoCtx::new(), offset, 4, value);
-        }
+        negotiate(&self.device);
     }
 
     /// A request of `bytes` bytes of data at BIG; several may be under way.
-    fn submit(&mut self, kind: u32, sector: u64, bytes: u32) {
+    pub(super) fn submit(&mut self, kind: u32, sector: u64, bytes: u32) {
         let n = u64::from(self.available);
         let (header, status) = (HEADER + 16 * n, STATUS + n);
         self.put(header, &kind.to_le_bytes());
@@ -214,18 +200,18 @@ impl Machine {
     }
 
     /// Waits until `count` requests since the start are given back; the answers of all.
-    fn answers(&self, count: u16) -> Vec<u8> {
+    pub(super) fn answers(&self, count: u16) -> Vec<u8> {
         while self.used() < count {
             self.edges.recv_timeout(LIMIT).expect("the device answers");
         }
         self.statuses()
     }
 
-    fn used(&self) -> u16 {
+    pub(super) fn used(&self) -> u16 {
         self.ram.read_obj(GuestAddress(USED + 2)).expect("inside")
     }
 
-    fn statuses(&self) -> Vec<u8> {
+    pub(super) fn statuses(&self) -> Vec<u8> {
         let mut all = vec![0; self.available.into()];
         self.ram
             .read_slice(&mut all, GuestAddress(STATUS))
@@ -234,7 +220,7 @@ impl Machine {
     }
 
     /// Waits for the device to raise; the request is put aside when this returns.
-    fn raised(&self) -> RuntimeError {
+    pub(super) fn raised(&self) -> RuntimeError {
         let error = self.raised.recv_timeout(LIMIT).expect("the device raises");
         self.device.suspend().expect("suspends");
         while self.device.is_pending() {
@@ -243,14 +229,37 @@ impl Machine {
         error
     }
 
-    fn page(&self) -> String {
+    pub(super) fn page(&self) -> String {
         let mut page = Page::new();
         self.device.info(&mut page).expect("written to memory");
         page.into_text()
     }
 
-    fn resume(&self) {
+    pub(super) fn resume(&self) {
         self.device.resume().expect("resumes");
+    }
+}
+
+/// From status 0 to DRIVER_OK, with what the queue's memory holds.
+pub(super) fn negotiate(device: &Virtio) {
+    // Flush, discard, write-zeroes.
+    let features = 1 << 9 | 1 << 13 | 1 << 14;
+    for (offset, value) in [
+        (0x70, 0),
+        (0x70, 3),
+        (0x24, 0),
+        (0x20, features),
+        (0x24, 1),
+        (0x20, 1),
+        (0x70, 11),
+        (0x38, 16),
+        (0x80, TABLE),
+        (0x90, AVAILABLE),
+        (0xa0, USED),
+        (0x44, 1),
+        (0x70, 15),
+    ] {
+        device.write(&mut IoCtx::new(), offset, 4, value);
     }
 }
 
