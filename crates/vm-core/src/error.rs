@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use vm_cpu::CpuError;
 use vm_emt::Word;
-use vm_pdm::DeviceError;
+use vm_pdm::{DeviceError, PlaceError};
 use vm_rendezvous::MeetError;
 use vm_req::CallError;
 use vm_state::{Refused, State};
@@ -86,6 +86,9 @@ pub enum VmError {
     /// A device's hook failed; the operation was undone.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Nothing was attached or detached, if the error does not say otherwise.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// An operation failed, and so did undoing it; the VM is in guru meditation.
     #[error("{op} failed: {error}; and undoing it failed: {undo}")]
     NotUndone {

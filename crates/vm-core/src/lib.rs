@@ -28,6 +28,7 @@ mod ops;
 mod owner;
 mod pages;
 mod parts;
+mod place;
 mod processors;
 mod recorder;
 mod report;

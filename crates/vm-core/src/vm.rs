@@ -57,7 +57,11 @@ impl Vm {
     }
 
     /// Keeps and tells what `op` failed with.
-    fn noted<T>(&self, op: &'static str, result: Result<T, VmError>) -> Result<T, VmError> {
+    pub(crate) fn noted<T>(
+        &self,
+        op: &'static str,
+        result: Result<T, VmError>,
+    ) -> Result<T, VmError> {
         if let Err(error) = &result {
             self.owner.shared.errors.failed(op, error);
         }

@@ -231,6 +231,7 @@ fn blame(error: VmError) -> Failure {
         | VmError::WouldBlock { .. }
         | VmError::Late { .. }
         | VmError::Device(_)
+        | VmError::Place(_)
         | VmError::Cpu { .. }
         | VmError::Thread { .. }
         | VmError::Gone { .. }

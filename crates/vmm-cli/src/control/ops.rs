@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use vm_core::VmError;
 use vm_devices::Ged;
+use vm_pdm::PlaceError;
 use vm_state::{ResumeReason, SuspendReason};
 
 use super::observe;
@@ -131,6 +132,16 @@ fn failed(error: &VmError) -> Failed {
             Kind::Refused
         }
         VmError::Late { .. } | VmError::Pending { .. } => Kind::Late,
+        VmError::Place(error) => match error {
+            PlaceError::NoDevice { .. } => Kind::Usage,
+            PlaceError::NoPlace { .. }
+            | PlaceError::Attached { .. }
+            | PlaceError::Empty { .. }
+            | PlaceError::Underway { .. }
+            | PlaceError::Refused { .. } => Kind::Refused,
+            PlaceError::Late { .. } => Kind::Late,
+            PlaceError::Unwritten { .. } => Kind::Failed,
+        },
         VmError::Gone { .. } => Kind::Gone,
         VmError::Spec { .. }
         | VmError::NotUndone { .. }
