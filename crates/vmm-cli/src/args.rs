@@ -88,8 +88,8 @@ pub(crate) struct RunArgs {
     /// Set one configuration value, e.g. --set vm.cpus=2; wins over everything
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Disk image, a file or block device; ",ro" behind it for a read-only disk. May be repeated:
-    /// /dev/vda, /dev/vdb, and so on
+    /// Disk image, a file or block device; ",ro" behind it for a read-only disk; "none" for a disk
+    /// that gets its image by vmm ctl. May be repeated: /dev/vda, /dev/vdb, and so on
     #[arg(long, value_name = "FILE[,ro]")]
     pub(crate) disk: Vec<PathBuf>,
     /// A source of entropy, /dev/hwrng in the guest
@@ -172,6 +172,22 @@ pub(crate) enum CtlVerb {
     Cap {
         /// 1 to 100 percent; 100 is no cap
         percent: u32,
+    },
+    /// Give a disk an image while the guest runs
+    Attach {
+        /// The disk: disk0 for the first
+        device: String,
+        /// Disk image, a file or block device; ",ro" behind it for a read-only disk
+        #[arg(value_name = "FILE[,ro]")]
+        image: PathBuf,
+        /// In place of the image that it has, at once, so that the guest finds no empty disk
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Take a disk's image from it while the guest runs; the guest finds a disk of size 0
+    Detach {
+        /// The disk: disk0 for the first
+        device: String,
     },
     /// Write what is known of the VM to a new directory: a report, pages, statistics, the effective
     /// configuration and the last log lines

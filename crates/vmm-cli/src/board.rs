@@ -6,34 +6,41 @@
 //! asked for virtio disks, an entropy device, a virtio console and a debug-exit port. Where each lies is `vm_boot::Platform`'s to say to the guest; a test
 //! here holds the two together.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use vm_boot::Platform;
 use vm_core::{Board, BoardCx, BoxError, Built, MachineMsi};
 use vm_cpu::{IrqMode, RamLayout};
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskImage, Ged, I8042, IoApic, PostPort,
-    Serial, SerialSpec, Virtio, VirtioConsole,
+    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskAccess, DiskImage, Ged, I8042, IoApic,
+    PostPort, Serial, SerialSpec, Virtio, VirtioConsole,
 };
-use vm_pdm::{BusBuilder, Devices, IrqLine};
+use vm_pdm::{BusBuilder, Devices, IrqLine, Place, Places};
 
 use crate::config::Entropy;
 use crate::console::Console;
+use crate::reach::Reach;
 
 /// What the host lends to the machine.
 pub(crate) struct Peripherals {
     pub(crate) serial: Console,
     pub(crate) virtio: VirtioPeripherals,
-    /// Where the event device is to be found once it is built.
-    pub(crate) ged: Arc<OnceLock<Arc<Ged>>>,
+    /// Where what is reached from outside is to be found once it is built.
+    pub(crate) reach: Arc<Reach>,
 }
 
 /// And to its virtio devices.
 pub(crate) struct VirtioPeripherals {
-    pub(crate) disks: Vec<DiskImage>,
+    pub(crate) disks: Vec<Disk>,
     pub(crate) entropy: Entropy,
     pub(crate) console: Option<Console>,
+}
+
+/// A disk, and what it has from the start.
+pub(crate) struct Disk {
+    pub(crate) access: DiskAccess,
+    pub(crate) image: Option<DiskImage>,
 }
 
 /// Makes the devices, once.
@@ -72,7 +79,7 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
     ged.attach(&mut bus)?;
     devices.add(Arc::clone(&ged) as _)?;
     // A board is built once.
-    let _ = host.ged.set(ged);
+    let _ = host.reach.ged.set(ged);
     let post = PostPort::new();
     post.attach(&mut bus)?;
     devices.add(post)?;
@@ -86,7 +93,8 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
     let serial = Serial::new(SerialSpec::default(), irq, input, output)?;
     serial.attach(&mut bus)?;
     devices.add(serial)?;
-    virtio(cx, &ioapic, host.virtio, platform, (&mut bus, &mut devices))?;
+    let drives = virtio(cx, &ioapic, host.virtio, platform, (&mut bus, &mut devices))?;
+    let _ = host.reach.drives.set(Places::new(&devices, drives));
 
     Ok(Built {
         devices,
@@ -95,25 +103,32 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
     })
 }
 
-/// The virtio devices, each in the next window: disks first, so that the first is `/dev/vda`.
+/// The virtio devices, each in the next window: disks first, so that the first is `/dev/vda`. Gives
+/// those whose image comes and goes.
 fn virtio(
     cx: BoardCx<'_>,
     ioapic: &Arc<IoApic>,
     host: VirtioPeripherals,
     platform: &Platform,
     (bus, devices): (&mut BusBuilder, &mut Devices),
-) -> Result<(), BoxError> {
+) -> Result<Vec<Arc<dyn Place<DiskImage>>>, BoxError> {
+    let mut drives: Vec<Arc<dyn Place<DiskImage>>> = Vec::new();
     let mut windows = platform.virtio.iter();
     let mut next = || {
         let window = windows.next().ok_or("the platform has no window left")?;
         let irq = IrqLine::new(Arc::clone(ioapic) as _, window.irq);
         Ok::<_, BoxError>((u64::from(window.addr), irq))
     };
-    for (n, image) in host.disks.into_iter().enumerate() {
+    for (n, Disk { access, image }) in host.disks.into_iter().enumerate() {
         let (address, irq) = next()?;
         let name = format!("disk{n}");
-        let disk = Virtio::disk(&name, address, irq, cx.ram.clone(), image);
+        let ram = cx.ram.clone();
+        let disk = match image {
+            Some(image) => Virtio::disk(&name, address, irq, ram, image),
+            None => Virtio::empty_disk(&name, address, irq, ram, access),
+        };
         disk.attach(bus)?;
+        drives.push(Arc::clone(&disk) as _);
         devices.add(disk)?;
     }
     if host.entropy == Entropy::Device {
@@ -129,7 +144,7 @@ fn virtio(
         console.attach(bus)?;
         devices.add(console)?;
     }
-    Ok(())
+    Ok(drives)
 }
 
 /// The host's time; a host before 1970 shows the guest 1970.

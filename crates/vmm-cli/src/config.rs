@@ -41,7 +41,8 @@ pub(crate) struct RunSpec {
 /// One disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DiskSpec {
-    pub(crate) path: PathBuf,
+    /// Its image; one that has none gets it later.
+    pub(crate) path: Option<PathBuf>,
     pub(crate) access: DiskAccess,
 }
 
@@ -130,7 +131,7 @@ struct Root {
 
 #[derive(Deserialize)]
 struct DiskSection {
-    path: PathBuf,
+    path: Option<PathBuf>,
     #[serde(default)]
     read_only: bool,
 }
@@ -280,7 +281,7 @@ mod tests {
         let path = dir.path().join("vm.toml");
         std::fs::write(
             &path,
-            "[vm]\ncpus = 2\nmax_cpus = 4\ncap = 30\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nbundle = 'b'\nrng = true\nconsole = 'virtio:c'\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n",
+            "[vm]\ncpus = 2\nmax_cpus = 4\ncap = 30\nmemory = '1G'\non_reset = 'power-off'\n             [boot]\nkernel = 'k'\ninitrd = ['i', 'j']\nform = 'flat'\nload_address = 0x200000\nappend = 'a \"b\" \\ c'\n             [run]\ndebug_exit = 0xf4\nengine = 'kvm'\ncontrol = 's'\nbundle = 'b'\nrng = true\nconsole = 'virtio:c'\n             [[disk]]\npath = 'd \"1'\n[[disk]]\npath = 'e'\nread_only = true\n[[disk]]\nread_only = true\n",
         )
         .unwrap();
         let by_file = read(&args(&["--config", path.to_str().unwrap()])).unwrap();
@@ -321,6 +322,8 @@ mod tests {
             "d \"1",
             "--disk",
             "e,ro",
+            "--disk",
+            "none,ro",
         ]));
         let by_flags = by_flags.unwrap();
         assert_eq!(by_flags.kernel, by_file.kernel);
@@ -336,13 +339,14 @@ mod tests {
         assert_eq!(by_flags.bundle, by_file.bundle);
         assert_eq!(by_flags.disks, by_file.disks);
         assert_eq!(by_flags.disks[1].access, DiskAccess::ReadOnly);
+        assert_eq!(by_flags.disks[2].path, None);
         assert_eq!(
             (by_flags.entropy, by_file.entropy),
             (Entropy::Device, Entropy::Device)
         );
         assert_eq!(by_flags.console, Choice::VirtioAt("c".into()));
         assert_eq!(by_flags.console, by_file.console);
-        assert_eq!(by_flags.platform().virtio.count, 4);
+        assert_eq!(by_flags.platform().virtio.count, 5);
         assert_eq!((by_flags.vm.vcpus, by_flags.vm.plugged), (4, Some(2)));
         assert_eq!(by_flags.vm.plugged, by_file.vm.plugged);
         assert_eq!((by_flags.vm.cap_percent, by_file.vm.cap_percent), (30, 30));

@@ -6,10 +6,12 @@
 
 use serde::Serialize;
 use vm_core::{Ending, ErrorEvent, Reported, Vm};
+use vm_devices::DiskAccess;
 use vm_pdm::Action;
 use vm_state::Change;
 
 use crate::exit::Status;
+use crate::reach::Changed;
 
 #[derive(Serialize)]
 struct StateEvent {
@@ -36,6 +38,15 @@ struct OperationEvent<'a> {
     sequence: u64,
     op: &'static str,
     message: &'a str,
+}
+
+#[derive(Serialize)]
+struct BackendEvent<'a> {
+    event: &'static str,
+    device: &'a str,
+    path: Option<String>,
+    read_only: Option<bool>,
+    sectors: u64,
 }
 
 #[derive(Serialize)]
@@ -83,6 +94,18 @@ pub(crate) fn error_line(error: &ErrorEvent) -> String {
             message: text,
         }),
     }
+}
+
+/// An image came or went: a line, with its newline.
+pub(crate) fn backend_line(changed: &Changed) -> String {
+    let image = changed.image.as_ref();
+    line(&BackendEvent {
+        event: "backend",
+        device: &changed.device,
+        path: image.map(|image| image.path.display().to_string()),
+        read_only: image.map(|image| image.access == DiskAccess::ReadOnly),
+        sectors: image.map_or(0, |image| image.sectors),
+    })
 }
 
 /// The run is over: a line, with its newline.

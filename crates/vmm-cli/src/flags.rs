@@ -6,9 +6,11 @@
 //! Invariant: what a flag says is a text, whatever is in it, unless its key takes a number and the
 //! text is one; so no flag can say more than its own key.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{anyhow, ensure};
+use anyhow::{anyhow, bail};
 use vm_cfg::{Builder, CfgError};
 
 use crate::args::RunArgs;
@@ -90,20 +92,29 @@ fn utf8<'p>(flag: &str, path: &'p Path) -> anyhow::Result<&'p str> {
         .ok_or_else(|| anyhow!("{flag} {}: not UTF-8", path.display()))
 }
 
+/// An image as a flag names it, and whether it is read-only. What follows the comma is no part of a
+/// path that is not UTF-8 either.
+pub(crate) fn image_flag(flag: &Path) -> (PathBuf, bool) {
+    let bytes = flag.as_os_str().as_bytes();
+    match bytes.strip_suffix(b",ro") {
+        Some(path) => (PathBuf::from(OsStr::from_bytes(path)), true),
+        None => (flag.to_owned(), false),
+    }
+}
+
 /// `--disk` flags as the list that replaces a file's.
 fn disks(flags: &[PathBuf]) -> anyhow::Result<Option<String>> {
     let disk = |flag: &PathBuf| {
         let text = utf8("--disk", flag)?;
-        let (path, read_only) = match text.strip_suffix(",ro") {
-            Some(path) => (path, true),
-            None => (text, false),
-        };
-        ensure!(
-            !path.is_empty(),
-            "--disk {text}: name a file before the comma"
-        );
-        let path = quoted(path);
-        Ok(format!("{{ path = {path}, read_only = {read_only} }}"))
+        let (path, read_only) = image_flag(flag);
+        Ok(match utf8("--disk", &path)? {
+            "" => bail!("--disk {text}: name a file before the comma"),
+            "none" => format!("{{ read_only = {read_only} }}"),
+            path => {
+                let path = quoted(path);
+                format!("{{ path = {path}, read_only = {read_only} }}")
+            }
+        })
     };
     list(flags.iter().map(disk))
 }

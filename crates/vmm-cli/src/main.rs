@@ -17,6 +17,7 @@ mod flags;
 mod host;
 mod keyboard;
 mod logger;
+mod reach;
 mod run;
 mod say;
 mod signals;

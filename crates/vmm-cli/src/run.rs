@@ -4,22 +4,23 @@
 //! `vmm run`: from a command line to an exit status.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use vm_boot::{Boot, Image, Initrd};
 use vm_core::{BoxError, Ending, Parts, Vm, VmError};
 use vm_cpu::{CpuError, Engine, RamLayout};
-use vm_devices::{DiskError, DiskImage, Ged};
+use vm_devices::{DiskError, DiskImage};
 use vm_state::State;
 
 use crate::args::RunArgs;
-use crate::board::{Peripherals, VirtioPeripherals, board};
+use crate::board::{Disk, Peripherals, VirtioPeripherals, board};
 use crate::bundle::{self, Bundle};
-use crate::config::{self, RunSpec};
+use crate::config::{self, DiskSpec, RunSpec};
 use crate::exit::{Failure, Status};
+use crate::reach::Reach;
 use crate::{check, console, control, events, host, logger, say, signals, terminal};
 
 /// How long the end of the program waits for the VM's threads.
@@ -39,8 +40,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     let (spec, tree) = config::read_tree(args).map_err(Failure::usage)?;
     let effective: Arc<str> = check::as_toml(&spec, &tree).into();
     logger::start(spec.log);
-    let ged = Arc::new(OnceLock::new());
-    let boot = boot(&spec, &ged).map_err(Failure::usage)?;
+    let reach = Arc::new(Reach::default());
+    let boot = boot(&spec, &reach).map_err(Failure::usage)?;
     let disks = disks(&spec).map_err(Failure::usage)?;
     let apart = console::open(&spec.console).map_err(Failure::usage)?;
     host::memory_fits(spec.vm.memory_bytes).map_err(Failure::usage)?;
@@ -64,7 +65,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
             entropy: spec.entropy,
             console: consoles.virtio,
         },
-        ged: Arc::clone(&ged),
+        reach: Arc::clone(&reach),
     };
     let vm = create(&spec, boot, engine, peripherals)?;
     let raw = terminal::Raw::enter()
@@ -83,11 +84,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<Status, Failure> {
     });
     let _listening =
         json.then(|| vm.observe_errors(|error| say::terminal(&events::error_line(error))));
+    let _hearing =
+        json.then(|| reach.listen(|changed| say::terminal(&events::backend_line(changed))));
     vm.power_on().map_err(Failure::host)?;
     let control = control
         .map(|bound| {
             let config = Arc::clone(&effective);
-            control::Server::start(bound, &vm, &ged, &events, config)
+            control::Server::start(bound, &vm, &reach, &events, config)
         })
         .transpose()
         .context("cannot serve the control socket")
@@ -177,22 +180,24 @@ fn unfinished(e: VmError) -> Failure {
     }
 }
 
-fn boot(spec: &RunSpec, ged: &Arc<OnceLock<Arc<Ged>>>) -> anyhow::Result<Boot> {
+fn boot(spec: &RunSpec, reach: &Arc<Reach>) -> anyhow::Result<Boot> {
     let image = Image::open_as(&spec.kernel, spec.form)?;
     log::info!(target: "vmm", "{}: {}", spec.kernel.display(), image.describe());
     let initrds = spec.initrds.iter().map(Initrd::open);
     let initrds = initrds.collect::<Result<Vec<_>, _>>()?;
     let boot = Boot::new(image, initrds, &spec.append, spec.vm.vcpus)?;
-    let ged = Arc::clone(ged);
-    let is_plugged = move |vcpu| ged.get().is_none_or(|ged| ged.is_plugged(vcpu));
+    let reach = Arc::clone(reach);
+    let is_plugged = move |vcpu| reach.ged.get().is_none_or(|ged| ged.is_plugged(vcpu));
     Ok(boot.with_platform(spec.platform()).with_present(is_plugged))
 }
 
-fn disks(spec: &RunSpec) -> Result<Vec<DiskImage>, DiskError> {
-    let disks = spec.disks.iter();
-    disks
-        .map(|disk| DiskImage::open(&disk.path, disk.access))
-        .collect()
+fn disks(spec: &RunSpec) -> Result<Vec<Disk>, DiskError> {
+    let open = |&DiskSpec { ref path, access }| {
+        let image = path.as_deref().map(|path| DiskImage::open(path, access));
+        let image = image.transpose()?;
+        Ok(Disk { access, image })
+    };
+    spec.disks.iter().map(open).collect()
 }
 
 fn create(

@@ -50,7 +50,13 @@ impl Program {
     fn start_in(dir: TempDir) -> Self {
         let (kernel_path, socket) = (dir.path().join("kernel"), dir.path().join("socket"));
         fs::write(&kernel_path, pvh::elf(0x10_0000, &SPIN)).unwrap();
-        let mut child = vmm(&["run", "--memory", "16M", "--json", "--kernel"])
+        for (image, bytes) in [("data.img", 1 << 20), ("other.img", 2 << 20)] {
+            let image = fs::File::create(dir.path().join(image)).unwrap();
+            image.set_len(bytes).unwrap();
+        }
+        let args = ["run", "--memory", "16M", "--json", "--disk", "none"];
+        let mut child = vmm(&args)
+            .arg("--kernel")
             .arg(&kernel_path)
             .arg("--control")
             .arg(&socket)
@@ -165,15 +171,17 @@ fn same(example: &Value, got: &Value, at: &str) {
     }
 }
 
-/// Plays one block on a connection of its own. Returns how many lines it compared.
+/// Plays one block on a connection of its own. Returns how many lines it compared. The images are
+/// beside the socket.
 fn replay(socket: &Path, block: &[&str]) -> usize {
+    let images = format!("{}/", socket.parent().unwrap().display());
     let stream = UnixStream::connect(socket).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut reader = BufReader::new(stream);
     let mut compared = 0;
     for line in block {
         if let Some(request) = line.strip_prefix("> ") {
-            let request = format!("{request}\n");
+            let request = format!("{request}\n").replace("/images/", &images);
             reader.get_mut().write_all(request.as_bytes()).unwrap();
             continue;
         }
@@ -280,6 +288,63 @@ fn a_session_of_ctl_from_status_to_power_off() {
     assert!(
         events
             .contains(r#"{"event":"error","sequence":1,"op":"suspend","message":"suspend refused"#),
+        "{events}"
+    );
+}
+
+#[test]
+fn a_disk_gets_and_loses_its_image_by_ctl() {
+    if !kvm() {
+        return;
+    }
+    let program = Program::start();
+    let (dir, socket) = (program.dir.path(), program.socket.to_str().unwrap());
+    let page = || said(&program.ctl(&["info", "disk0"]));
+    assert!(page().contains("attached: nothing\n"));
+    refused(&program.ctl(&["detach", "disk0"]), 8, &["disk0", "nothing"]);
+    // Relative to where the client is.
+    let attached = vmm(&["ctl", socket, "attach", "disk0", "data.img"])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    let data = dir.join("data.img").canonicalize().unwrap();
+    let shown = format!("disk0: {}, 2048 sectors\n", data.display());
+    assert_eq!(said(&attached), shown);
+    let shown = format!("attached: {} (2048 sectors, read-write)\n", data.display());
+    assert!(page().contains(&shown), "{}", page());
+    let other = dir.join("other.img");
+    let other = other.to_str().unwrap();
+    refused(
+        &program.ctl(&["attach", "disk0", other]),
+        8,
+        &["disk0", "data.img"],
+    );
+    refused(
+        &program.ctl(&["attach", "disk0", &format!("{other},ro"), "--replace"]),
+        8,
+        &["other.img", "read-write"],
+    );
+    said(&program.ctl(&["reset"]));
+    assert!(page().contains(&shown), "a reset keeps the image");
+    let replaced = said(&program.ctl(&["attach", "disk0", other, "--replace"]));
+    assert!(
+        replaced.ends_with("other.img, 4096 sectors\n"),
+        "{replaced}"
+    );
+    assert_eq!(
+        said(&program.ctl(&["detach", "disk0"])),
+        "disk0: nothing attached\n"
+    );
+    let changes = said(&program.ctl(&["stats", "/device/disk0/changes"]));
+    assert!(changes.contains(" 3 "), "{changes}");
+    said(&program.ctl(&["destroy"]));
+    let (status, events) = program.ended();
+    assert_eq!(status, Some(0));
+    let gone = r#"{"event":"backend","device":"disk0","path":null,"read_only":null,"sectors":0}"#;
+    assert!(events.contains(gone), "{events}");
+    assert_eq!(
+        events.matches(r#""event":"backend""#).count(),
+        3,
         "{events}"
     );
 }

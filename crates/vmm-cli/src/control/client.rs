@@ -16,6 +16,7 @@ use vm_pdm::stats::Snapshot;
 use super::socket::dial;
 use crate::args::{CtlArgs, CtlVerb};
 use crate::exit::{Failure, Status};
+use crate::flags::image_flag;
 use crate::say;
 
 /// How long a reply may take: past every limit the operations have.
@@ -69,6 +70,8 @@ fn request(verb: &CtlVerb) -> Value {
         CtlVerb::Plug { .. } => "plug",
         CtlVerb::Unplug { .. } => "unplug",
         CtlVerb::Cap { .. } => "cap",
+        CtlVerb::Attach { .. } => "attach",
+        CtlVerb::Detach { .. } => "detach",
         CtlVerb::Destroy => "destroy",
         CtlVerb::Wait { .. } => "wait",
         CtlVerb::Events => "events",
@@ -88,9 +91,20 @@ fn request(verb: &CtlVerb) -> Value {
         CtlVerb::Poweroff { graceful: true, .. } => request["graceful"] = json!(true),
         // The VM's program need not be where we are; a path that is not UTF-8 is named as it is shown.
         CtlVerb::Bundle { dir } => {
-            let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
-            request["dir"] = json!(dir.display().to_string());
+            request["dir"] = json!(place(dir));
         }
+        CtlVerb::Attach {
+            device,
+            image,
+            replace,
+        } => {
+            let (path, read_only) = image_flag(image);
+            request["device"] = json!(device);
+            request["path"] = json!(place(&path));
+            request["read_only"] = json!(read_only);
+            request["replace"] = json!(replace);
+        }
+        CtlVerb::Detach { device } => request["device"] = json!(device),
         CtlVerb::Plug { vcpu } | CtlVerb::Unplug { vcpu } => request["vcpu"] = json!(vcpu),
         CtlVerb::Cap { percent } => request["percent"] = json!(percent),
         CtlVerb::Info {
@@ -116,6 +130,12 @@ fn request(verb: &CtlVerb) -> Value {
         | CtlVerb::Version => {}
     }
     request
+}
+
+/// From /, as it is shown.
+fn place(path: &Path) -> String {
+    let from_root = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    from_root.display().to_string()
 }
 
 fn converse(args: &CtlArgs, mut stream: UnixStream) -> anyhow::Result<()> {
@@ -237,6 +257,13 @@ fn readable_event(event: &Value) -> Option<String> {
             text("action")
         )),
         "error" => Some(format!("error: {}", text("message"))),
+        "backend" if event["path"].is_string() => Some(format!(
+            "{}: {}, {} sectors",
+            text("device"),
+            text("path"),
+            event["sectors"]
+        )),
+        "backend" => Some(format!("{}: nothing attached", text("device"))),
         "end" => Some(format!(
             "ended: {}, exit status {}",
             text("state"),
@@ -313,6 +340,16 @@ fn readable(verb: &CtlVerb, reply: &Value) -> String {
         }
         CtlVerb::Bundle { .. } => reply["dir"].as_str().unwrap_or("?").to_owned(),
         CtlVerb::Cap { .. } => format!("cap: {} %", reply["cap_percent"]),
+        CtlVerb::Attach { .. } => format!(
+            "{}: {}, {} sectors",
+            reply["device"].as_str().unwrap_or("?"),
+            reply["path"].as_str().unwrap_or("?"),
+            reply["sectors"]
+        ),
+        CtlVerb::Detach { .. } => format!(
+            "{}: nothing attached",
+            reply["device"].as_str().unwrap_or("?")
+        ),
         CtlVerb::Suspend
         | CtlVerb::Resume
         | CtlVerb::Reset
@@ -371,6 +408,19 @@ mod tests {
             said(json!({"event": "state", "old": "RUNNING", "new": "SUSPENDING", "cause": "user"}))
                 .unwrap(),
             "RUNNING -> SUSPENDING (user)"
+        );
+        assert_eq!(
+            said(
+                json!({"event": "backend", "device": "disk0", "path": "/a", "read_only": true,
+                "sectors": 8})
+            )
+            .unwrap(),
+            "disk0: /a, 8 sectors"
+        );
+        assert_eq!(
+            said(json!({"event": "backend", "device": "disk0", "path": null, "sectors": 0}))
+                .unwrap(),
+            "disk0: nothing attached"
         );
         assert_eq!(said(json!({"event": "later"})), None);
         assert_eq!(said(json!(7)), None);

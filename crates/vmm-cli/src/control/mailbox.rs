@@ -1,7 +1,7 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What a VM tells one client: changes and errors in a bounded queue, and a descriptor to sleep on.
+//! What a VM tells one client: changes, errors and images in a bounded queue, and a descriptor to sleep on.
 //!
 //! The observers that fill it may run on an EMT, so they never wait: a client that does not keep up
 //! loses what there is no room for, which is counted, and is dropped for it by its own thread.
@@ -15,6 +15,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use vm_core::ErrorEvent;
 use vm_state::Change;
 
+use crate::reach::Changed;
+
 /// Changes and errors that may wait for one client.
 const LIMIT: usize = 1024;
 
@@ -25,6 +27,8 @@ pub(super) enum Told {
     Change(Change),
     /// Something went wrong. Its text is bounded by the VM.
     Error(ErrorEvent),
+    /// An image came or went.
+    Backend(Changed),
 }
 
 /// One client's queue.

@@ -13,9 +13,10 @@ use vm_pdm::PlaceError;
 use vm_state::{ResumeReason, SuspendReason};
 
 use super::observe;
-use super::protocol::{Failed, Kind, Manner, Op, PROTOCOL};
+use super::protocol::{Attach, Failed, Kind, Manner, Op, PROTOCOL, Room};
 use super::server::Shared;
 use crate::bundle::{self, Bundle, BundleError};
+use crate::reach::ReachError;
 
 /// How long `info` waits for the EMTs, all together.
 const REPORT_LIMIT: Duration = Duration::from_secs(1);
@@ -49,6 +50,12 @@ pub(super) fn run(shared: &Shared, op: &Op) -> Result<Value, Failed> {
             .set_cap(*percent)
             .map(|()| json!({ "cap_percent": vm.cap() }))
             .map_err(|e| failed(&e)),
+        Op::Attach(what) => attach(shared, what),
+        Op::Detach { device } => shared
+            .reach
+            .detach(vm, device)
+            .map(|_| json!({ "device": device }))
+            .map_err(|e| unreached(&e)),
         Op::Status => Ok(json!(vm.status())),
         Op::Stats(None) => Ok(observe::summary(vm)),
         Op::Stats(Some(counts)) => Ok(observe::counts(vm, counts)),
@@ -72,8 +79,33 @@ pub(super) fn run(shared: &Shared, op: &Op) -> Result<Value, Failed> {
 
 /// The machine's event device.
 fn ged(shared: &Shared) -> Result<&Ged, Failed> {
-    let ged = shared.ged.get().map(AsRef::as_ref);
+    let ged = shared.reach.ged.get().map(AsRef::as_ref);
     ged.ok_or_else(|| Failed::new(Kind::Failed, "this machine has no event device"))
+}
+
+fn attach(shared: &Shared, what: &Attach) -> Result<Value, Failed> {
+    let Attach {
+        device,
+        path,
+        access,
+        room,
+    } = what;
+    let image = (path.as_path(), *access);
+    let changed = match room {
+        Room::Empty => shared.reach.attach(&shared.vm, device, image),
+        Room::Replaced => shared.reach.replace(&shared.vm, device, image),
+    };
+    let changed = changed.map_err(|e| unreached(&e))?;
+    let sectors = changed.image.map_or(0, |image| image.sectors);
+    Ok(json!({ "device": device, "path": path, "sectors": sectors }))
+}
+
+fn unreached(error: &ReachError) -> Failed {
+    match error {
+        ReachError::Vm(error) => failed(error),
+        ReachError::Here { .. } => Failed::new(Kind::Refused, error.to_string()),
+        ReachError::Image(error) => Failed::new(Kind::Failed, error.to_string()),
+    }
 }
 
 fn plug(shared: &Shared, vcpu: u32) -> Result<Value, Failed> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use vm_devices::DiskAccess;
 use vm_pdm::stats::Pattern;
 use vm_state::State;
 
@@ -62,7 +63,27 @@ pub(super) enum Op {
     Plug { vcpu: u32 },
     Unplug { vcpu: u32, limit: Duration },
     Cap { percent: u32 },
+    Attach(Attach),
+    Detach { device: String },
     Version,
+}
+
+/// An image, and where it is to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Attach {
+    pub(super) device: String,
+    pub(super) path: PathBuf,
+    pub(super) access: DiskAccess,
+    pub(super) room: Room,
+}
+
+/// Where there has to be room for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// The device has none.
+    Empty,
+    /// The image takes the place of the one that the device has.
+    Replaced,
 }
 
 /// A page of `info`, other than the report about the VM.
@@ -99,9 +120,9 @@ pub(super) enum Manner {
 
 impl Op {
     /// Every operation by its name in a request.
-    pub(super) const NAMES: [&'static str; 15] = [
+    pub(super) const NAMES: [&'static str; 17] = [
         "status", "suspend", "resume", "reset", "poweroff", "destroy", "wait", "events", "info",
-        "stats", "plug", "unplug", "cap", "version", "bundle",
+        "stats", "plug", "unplug", "cap", "version", "bundle", "attach", "detach",
     ];
 }
 
@@ -185,11 +206,15 @@ fn take_op(members: &mut Map<String, Value>) -> Result<Op, String> {
         "cap" => Op::Cap {
             percent: take_number(members, "percent")?,
         },
+        "attach" => Op::Attach(take_attach(members)?),
+        "detach" => Op::Detach {
+            device: take_device(members)?,
+        },
         "events" => Op::Events,
         "info" => Op::Info(take_page(members)?),
         "stats" => Op::Stats(take_counts(members)?),
         "bundle" => Op::Bundle {
-            dir: take_dir(members)?,
+            dir: take_path(members, "dir")?,
         },
         "version" => Op::Version,
         _ => return Err(format!("no operation {:?}; {}", brief(&name), known())),
@@ -209,11 +234,40 @@ fn take_text(members: &mut Map<String, Value>, name: &str) -> Result<Option<Stri
 }
 
 /// A place that means the same to the program as to its client.
-fn take_dir(members: &mut Map<String, Value>) -> Result<PathBuf, String> {
-    take_text(members, "dir")?
+fn take_path(members: &mut Map<String, Value>, name: &str) -> Result<PathBuf, String> {
+    take_text(members, name)?
         .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute())
-        .ok_or_else(|| "\"dir\" must be there, and be a path from /".to_owned())
+        .filter(|path| path.is_absolute())
+        .ok_or_else(|| format!("\"{name}\" must be there, and be a path from /"))
+}
+
+fn take_device(members: &mut Map<String, Value>) -> Result<String, String> {
+    take_text(members, "device")?
+        .ok_or_else(|| "\"device\" must be there, such as \"disk0\"".to_owned())
+}
+
+fn take_attach(members: &mut Map<String, Value>) -> Result<Attach, String> {
+    Ok(Attach {
+        device: take_device(members)?,
+        path: take_path(members, "path")?,
+        access: match take_flag(members, "read_only")? {
+            true => DiskAccess::ReadOnly,
+            false => DiskAccess::ReadWrite,
+        },
+        room: match take_flag(members, "replace")? {
+            true => Room::Replaced,
+            false => Room::Empty,
+        },
+    })
+}
+
+/// Absent is false.
+fn take_flag(members: &mut Map<String, Value>, name: &str) -> Result<bool, String> {
+    match members.remove(name) {
+        None => Ok(false),
+        Some(Value::Bool(flag)) => Ok(flag),
+        Some(_) => Err(format!("\"{name}\" must be true or false")),
+    }
 }
 
 fn take_page(members: &mut Map<String, Value>) -> Result<Option<Page>, String> {
@@ -231,10 +285,9 @@ fn take_page(members: &mut Map<String, Value>) -> Result<Option<Page>, String> {
 
 fn take_counts(members: &mut Map<String, Value>) -> Result<Option<Counts>, String> {
     let pattern = take_text(members, "pattern")?;
-    let then = match members.remove("reset") {
-        None | Some(Value::Bool(false)) => Then::Keep,
-        Some(Value::Bool(true)) => Then::Reset,
-        Some(_) => return Err("\"reset\" must be true or false".to_owned()),
+    let then = match take_flag(members, "reset")? {
+        false => Then::Keep,
+        true => Then::Reset,
     };
     let which = match pattern {
         None if then == Then::Keep => return Ok(None),
@@ -285,11 +338,10 @@ fn take_number(members: &mut Map<String, Value>, key: &str) -> Result<u32, Strin
 }
 
 fn take_manner(members: &mut Map<String, Value>) -> Result<Manner, String> {
-    match members.remove("graceful") {
-        None | Some(Value::Bool(false)) => Ok(Manner::Hard),
-        Some(Value::Bool(true)) => Ok(Manner::Graceful),
-        Some(_) => Err("\"graceful\" must be true or false".to_owned()),
-    }
+    Ok(match take_flag(members, "graceful")? {
+        false => Manner::Hard,
+        true => Manner::Graceful,
+    })
 }
 
 fn brief(text: &str) -> String {
@@ -399,6 +451,8 @@ mod tests {
                 "wait" => ",\"until\":[\"OFF\"]",
                 "plug" | "unplug" => ",\"vcpu\":1",
                 "bundle" => ",\"dir\":\"/b\"",
+                "attach" => ",\"device\":\"disk0\",\"path\":\"/d\"",
+                "detach" => ",\"device\":\"disk0\"",
                 "cap" => ",\"percent\":50",
                 _ => "",
             };
@@ -433,6 +487,19 @@ mod tests {
                 "60000",
             ),
             (r#"{"id":7,"op":"cap","percent":"50"}"#, "percent"),
+            (r#"{"id":7,"op":"detach"}"#, "device"),
+            (r#"{"id":7,"op":"detach","device":0}"#, "must be a text"),
+            (r#"{"id":7,"op":"detach","device":"d","path":"/d"}"#, "path"),
+            (r#"{"id":7,"op":"attach","path":"/d"}"#, "device"),
+            (r#"{"id":7,"op":"attach","device":"d"}"#, "path"),
+            (
+                r#"{"id":7,"op":"attach","device":"d","path":"e"}"#,
+                "from /",
+            ),
+            (
+                r#"{"id":7,"op":"attach","device":"d","path":"/e","replace":1}"#,
+                "true or false",
+            ),
             (r#"{"id":7,"op":"poweroff","graceful":1}"#, "graceful"),
             (
                 r#"{"id":7,"op":"wait","until":["OFF"],"limit_ms":-1}"#,
@@ -483,6 +550,22 @@ mod tests {
             any::<u64>().prop_map(|n| (n.to_string(), Id::Number(n))),
             "\\PC{0,30}".prop_map(|t| (serde_json::json!(t).to_string(), Id::Text(t))),
         ]
+    }
+
+    #[test]
+    fn an_image_is_writable_and_for_an_empty_drive_unless_said_otherwise() {
+        let attach = |access, room| {
+            Op::Attach(Attach {
+                device: "disk1".into(),
+                path: "/a,ro".into(),
+                access,
+                room,
+            })
+        };
+        let request = r#"{"op":"attach","device":"disk1","path":"/a,ro"}"#;
+        assert_eq!(op(request), attach(DiskAccess::ReadWrite, Room::Empty));
+        let request = request.replace('}', r#","read_only":true,"replace":true}"#);
+        assert_eq!(op(&request), attach(DiskAccess::ReadOnly, Room::Replaced));
     }
 
     proptest! {

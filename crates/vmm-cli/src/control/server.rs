@@ -16,12 +16,12 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::Timespec;
 use rustix::io::Errno;
 use vm_core::Vm;
-use vm_devices::Ged;
 
 use super::mailbox::Mailbox;
 use super::protocol::{self, Failed, Id, Kind};
 use super::session::Session;
 use super::socket::Bound;
+use crate::reach::Reach;
 use crate::run::Event;
 
 /// Clients at once.
@@ -39,8 +39,7 @@ pub(super) struct Shared {
     pub(super) vm: Vm,
     /// The effective configuration, for a bundle.
     pub(super) config: Arc<str>,
-    /// Set when the machine is built.
-    pub(super) ged: Arc<OnceLock<Arc<Ged>>>,
+    pub(super) reach: Arc<Reach>,
     pub(super) events: Sender<Event>,
     /// The last line of an event stream, if the program comes to its end in order.
     pub(super) last_event: OnceLock<String>,
@@ -71,14 +70,14 @@ impl Server {
     pub(crate) fn start(
         bound: Bound,
         vm: &Vm,
-        ged: &Arc<OnceLock<Arc<Ged>>>,
+        reach: &Arc<Reach>,
         events: &Sender<Event>,
         config: Arc<str>,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             vm: vm.clone(),
             config,
-            ged: Arc::clone(ged),
+            reach: Arc::clone(reach),
             events: events.clone(),
             last_event: OnceLock::new(),
             ending: AtomicBool::new(false),

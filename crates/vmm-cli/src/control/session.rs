@@ -25,6 +25,7 @@ use super::ops;
 use super::protocol::{self, Failed, Id, Kind, Op, Rejected, Request};
 use super::server::Shared;
 use crate::events;
+use crate::reach::{Changed, Listening};
 use crate::run::Event;
 
 /// Output that may wait before requests and changes wait in turn, in bytes.
@@ -79,6 +80,8 @@ pub(super) struct Session {
     subscription: Option<Subscription>,
     /// Fills the mailbox as well, for a client that streams events.
     listening: Option<ErrorSubscription>,
+    /// And with images that come and go.
+    hearing: Option<Listening>,
     /// Whether what is told is sent, or only looked at for `waits`.
     stream_events: Streaming,
     /// Whether the client will send no more.
@@ -113,6 +116,7 @@ impl Session {
             waits: Vec::new(),
             subscription: None,
             listening: None,
+            hearing: None,
             stream_events: Streaming::Off,
             input_ended: Ended::No,
             took: Instant::now(),
@@ -187,6 +191,7 @@ impl Session {
             let line = match told {
                 Told::Change(change) => events::change_line(change),
                 Told::Error(error) => events::error_line(error),
+                Told::Backend(changed) => events::backend_line(changed),
             };
             self.output.extend_from_slice(line.as_bytes());
         }
@@ -260,6 +265,8 @@ impl Session {
             | Op::Plug { .. }
             | Op::Unplug { .. }
             | Op::Cap { .. }
+            | Op::Attach(_)
+            | Op::Detach { .. }
             | Op::Status
             | Op::Info(_)
             | Op::Bundle { .. }
@@ -295,6 +302,9 @@ impl Session {
         let mailbox = Arc::clone(&self.mailbox);
         let listen = move |error: &ErrorEvent| mailbox.push(Told::Error(error.clone()));
         self.listening = Some(self.shared.vm.observe_errors(listen));
+        let mailbox = Arc::clone(&self.mailbox);
+        let hear = move |changed: &Changed| mailbox.push(Told::Backend(changed.clone()));
+        self.hearing = Some(self.shared.reach.listen(hear));
         self.stream_events = Streaming::On;
     }
 

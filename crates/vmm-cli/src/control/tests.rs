@@ -8,18 +8,22 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Barrier, OnceLock};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vm_core::{Parts, Vm, VmSpec};
 use vm_cpu::script::{Script, ScriptEngine};
-use vm_devices::Ged;
-use vm_pdm::{Action, Effect, IoCtx, IoHandler, IrqChip, IrqLine, Level, RuntimeError};
+use vm_devices::{DiskAccess, DiskImage, Ged, GuestRam, Virtio};
+use vm_pdm::{
+    Action, Device, Devices, Effect, IoCtx, IoHandler, IrqChip, IrqLine, Level, Places,
+    RuntimeError,
+};
 use vm_state::{ResumeReason, State, SuspendReason};
 
 use super::{Bound, Server};
+use crate::reach::Reach;
 use crate::run::Event;
 
 /// Far beyond what anything here takes.
@@ -30,6 +34,23 @@ struct Nowhere;
 
 impl IrqChip for Nowhere {
     fn set(&self, _: u32, _: Level) {}
+}
+
+/// `disk0` with an image of 8 sectors, in `dir`, and `rng0`; neither is in a VM.
+fn drives(dir: &Path) -> Places<DiskImage> {
+    let path = dir.join("first");
+    std::fs::write(&path, [1; 4096]).unwrap();
+    let image = DiskImage::open(&path, DiskAccess::ReadWrite).unwrap();
+    let ram = GuestRam::new();
+    let irq = IrqLine::new(Arc::new(Nowhere), 5);
+    let disk = Virtio::disk("disk0", 0x1000, irq.clone(), ram.clone(), image);
+    disk.power_on().unwrap();
+    let mut devices = Devices::new();
+    devices.add(disk.clone()).unwrap();
+    devices
+        .add(Virtio::entropy("rng0", 0x2000, irq, ram))
+        .unwrap();
+    Places::new(&devices, vec![disk])
 }
 
 /// A VM that runs, and its control socket.
@@ -56,11 +77,14 @@ impl Stand {
         vm.power_on().unwrap();
         let (events, quits) = mpsc::channel();
         let ged = Ged::new(IrqLine::new(Arc::new(Nowhere), 21), 2, 2);
-        let slot = Arc::new(OnceLock::from(Arc::clone(&ged)));
+        let reach = Arc::new(Reach::default());
+        reach.ged.set(Arc::clone(&ged)).unwrap();
+        let drives = drives(dir.path());
+        reach.drives.set(drives).unwrap();
         let server = Server::start(
             Bound::new(&path).unwrap(),
             &vm,
-            &slot,
+            &reach,
             &events,
             "vm.cpus = 2\n".into(),
         )
@@ -666,4 +690,112 @@ fn a_client_that_never_reads_its_errors_is_dropped_and_hurts_nobody() {
     let told = gapless_to_the_end(&mut deaf);
     assert!((1..ERRORS).contains(&told), "{told} errors");
     stand.unhurt();
+}
+
+#[test]
+fn an_image_comes_and_goes_and_who_streams_events_is_told_as_documented() {
+    let stand = Stand::new();
+    let dir = stand.path.parent().unwrap();
+    let second = dir.join("second");
+    std::fs::write(&second, [2; 8192]).unwrap();
+    let mut watcher = stand.peer();
+    assert_eq!(watcher.state("events"), "RUNNING");
+    let mut peer = stand.peer();
+    let reply = peer.ask(&json!({"id": 1, "op": "detach", "device": "disk0"}));
+    assert_eq!(reply, json!({"id": 1, "ok": true, "device": "disk0"}));
+    let told = watcher.line().unwrap();
+    let gone = json!({"event": "backend", "device": "disk0", "path": null, "read_only": null,
+        "sectors": 0});
+    assert_eq!(told, gone);
+    // The VM lets go of the file.
+    drop(DiskImage::open(&dir.join("first"), DiskAccess::ReadWrite).unwrap());
+    let attach = json!({"id": 2, "op": "attach", "device": "disk0", "path": second});
+    let reply = peer.ask(&attach);
+    assert_eq!(
+        reply,
+        json!({"id": 2, "ok": true, "device": "disk0", "path": second, "sectors": 16})
+    );
+    let came = json!({"event": "backend", "device": "disk0", "path": second,
+        "read_only": false, "sectors": 16});
+    assert_eq!(watcher.line().unwrap(), came);
+    // Told before the reply, if it is one's own.
+    let replace = json!({"id": 3, "op": "attach", "device": "disk0", "path": dir.join("first"),
+        "replace": true});
+    let mut own = watcher.ask(&replace);
+    assert_eq!(
+        (&own["event"], &own["sectors"]),
+        (&json!("backend"), &json!(8))
+    );
+    own = watcher.line().unwrap();
+    assert_eq!((&own["id"], &own["ok"]), (&json!(3), &json!(true)));
+    stand.unhurt();
+}
+
+#[test]
+fn sd_p04_an_image_that_cannot_come_or_go_is_answered_with_why_and_told_nobody() {
+    let stand = Stand::new();
+    let dir = stand.path.parent().unwrap();
+    let first = dir.join("first");
+    std::fs::write(dir.join("odd"), [0; 100]).unwrap();
+    std::fs::write(dir.join("free"), [0; 512]).unwrap();
+    let taken = dir.join("taken");
+    std::fs::write(&taken, [0; 512]).unwrap();
+    let _other = DiskImage::open(&taken, DiskAccess::ReadWrite).unwrap();
+    let mut watcher = stand.peer();
+    assert_eq!(watcher.state("events"), "RUNNING");
+    let mut peer = stand.peer();
+    let mut refused = |request: Value, kind: &str, words: &[&str]| {
+        let reply = peer.ask(&request);
+        assert_eq!(reply["error"]["kind"], kind, "{reply}");
+        let message = reply["error"]["message"].as_str().unwrap();
+        for word in words {
+            assert!(message.contains(word), "no {word:?} in {message}");
+        }
+    };
+    let attach = |device: &str, file: &str, replace: bool| json!({"op": "attach", "device": device, "path": dir.join(file), "replace": replace});
+    refused(
+        json!({"op": "detach", "device": "disk7"}),
+        "usage",
+        &["disk7", "disk0"],
+    );
+    refused(
+        json!({"op": "detach", "device": "rng0"}),
+        "refused",
+        &["rng0"],
+    );
+    refused(attach("rng0", "free", true), "refused", &["rng0"]);
+    let here = first.to_str().unwrap();
+    refused(attach("disk0", "free", false), "refused", &["disk0", here]);
+    refused(
+        attach("disk0", "first", true),
+        "refused",
+        &["disk0", here, "detach"],
+    );
+    for (file, word) in [
+        ("none", "/none"),
+        ("odd", "512"),
+        ("", "directory"),
+        ("taken", "in use"),
+    ] {
+        refused(attach("disk0", file, true), "failed", &["disk", word]);
+    }
+    let mut read_only = attach("disk0", "free", true);
+    read_only["read_only"] = json!(true);
+    refused(read_only, "refused", &["disk0", "/free", "read-write"]);
+    // None of it has closed the image that is attached.
+    assert!(DiskImage::open(&first, DiskAccess::ReadWrite).is_err());
+    stand.vm.fail().unwrap();
+    for new in ["FATAL_ERROR"] {
+        // What was refused by the VM is an error of an operation's; nobody was told of an image.
+        let mut told = watcher.line().unwrap();
+        while told["event"] == "error" {
+            told = watcher.line().unwrap();
+        }
+        assert_eq!(told["new"], new);
+    }
+    refused(
+        json!({"op": "detach", "device": "disk0"}),
+        "refused",
+        &["FATAL_ERROR"],
+    );
 }
