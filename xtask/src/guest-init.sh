@@ -74,13 +74,19 @@ disk-full)
     ;;
 disk-reboot)
     load_modules
-    if [ "$(head -c 5 /dev/vda)" = again ]; then
+    seq 1 200000 | head -c 524288 >/tmp/pattern
+    reads_it() { dd if=/dev/vda bs=1M skip=3 2>/dev/null | head -c 524288 | cmp -s - /tmp/pattern; }
+    if reads_it; then
         echo "vmm: guest reads what it wrote before the reboot"
+        dd if=/tmp/pattern of=/dev/vda bs=64k conv=fsync 2>/dev/null
+        echo 3 >/proc/sys/vm/drop_caches
+        head -c 524288 /dev/vda | cmp - /tmp/pattern && echo "vmm: guest reads what it wrote after it"
     else
         # The reboot comes while the disk is busy.
-        printf again | dd of=/dev/vda conv=fsync 2>/dev/null
-        while :; do dd if=/dev/zero of=/dev/vda bs=64k seek=1 count=32 conv=fsync; done 2>/dev/null &
+        dd if=/tmp/pattern of=/dev/vda bs=1M seek=3 conv=fsync 2>/dev/null
+        while :; do dd if=/dev/zero of=/dev/vda bs=64k count=32 conv=fsync; done 2>/dev/null &
         sleep 1
+        echo "vmm: guest reboots now"
         reboot -f
     fi
     ;;

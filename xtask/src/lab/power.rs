@@ -5,7 +5,7 @@
 //! execution cap, the ways in which a guest resets it. Each has a guest in the background and speaks to its control socket.
 
 use super::setup::Kernel;
-use super::tests::{Check, run};
+use super::tests::{Check, run, run_with_drivers};
 
 const LIMIT_S: u32 = 240;
 
@@ -49,8 +49,7 @@ fn beside(vmm: &str, steps: &str) -> String {
 
 fn power_button(guest: Kernel) -> Check {
     let kernel = guest.name();
-    let options = format!("--initrd modules-{kernel}.cpio");
-    let vmm = run(&format!("vmlinux-{kernel}"), 1, "256M", &options, "button");
+    let vmm = run_with_drivers(guest, "", "button");
     Check {
         name: format!("a pressed power button makes a guest with {kernel} shut itself down"),
         lab: Kernel::V6_12,

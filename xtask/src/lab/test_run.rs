@@ -33,9 +33,9 @@ pub(crate) struct Args {
     /// Print what passing checks say, too
     #[arg(long)]
     show: bool,
-    /// Only checks whose name contains this
+    /// Only checks whose name contains this; may be repeated
     #[arg(long, value_name = "WORDS")]
-    only: Option<String>,
+    only: Vec<String>,
 }
 
 /// One lab and the checks that want it.
@@ -70,10 +70,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     let memory_mib = lab_memory_mib()?;
     let wanted = |check: &Check| {
         (check.quick || !args.quick)
-            && args
-                .only
-                .as_ref()
-                .is_none_or(|words| check.name.contains(words))
+            && (args.only.is_empty() || args.only.iter().any(|words| check.name.contains(words)))
     };
     let mut checks = tests::all(&names, memory_mib);
     if args.full {

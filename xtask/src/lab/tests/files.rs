@@ -4,7 +4,7 @@
 //! Checks of what a guest keeps on a disk: its file system after its machine was killed, and bytes
 //! in bulk. Each is judged from outside too, by programs that are not ours.
 
-use super::{BOOT_LIMIT_S, Check, run};
+use super::{BOOT_LIMIT_S, Check, run_with_drivers};
 use crate::lab::e2fs;
 use crate::lab::setup::Kernel;
 
@@ -14,12 +14,10 @@ const FILES: u32 = 40;
 /// Every file that the guest had synced when its machine was killed is there, whole, in a file system
 /// that needs no more than its journal replayed.
 pub(super) fn ext4_killed() -> Check {
-    let vmm = run("vmlinux-6.1", 1, "256M", "--disk disk.img", "ext4");
-    let vmm = vmm.replace("guest.cpio", "disk.cpio");
+    let vmm = run_with_drivers(Kernel::V6_1, "--disk disk.img", "ext4");
     let [mke2fs, e2fsck, debugfs] = ["mke2fs", "e2fsck", "debugfs"].map(e2fs::call);
     let script = format!(
-        "cat guest.cpio modules-6.1.cpio >disk.cpio
-         cpio -id <e2fs.cpio 2>/dev/null
+        "cpio -id <e2fs.cpio 2>/dev/null
          truncate -s 32M disk.img
          {mke2fs} -q -t ext4 -J size=4 disk.img || exit 1
          {vmm} </dev/null >output 2>&1 &
@@ -65,13 +63,10 @@ pub(super) fn ext4_killed() -> Check {
 /// The guest's checksum of what it wrote, of what it read back past its cache, and the lab's of the
 /// image are the same.
 pub(super) fn checksums(mib: u32) -> Check {
-    let options = "--disk disk.img";
-    let vmm = run("vmlinux-6.1", 1, "256M", options, "disk-bulk");
-    let vmm = vmm.replace("guest.cpio", "disk.cpio");
+    let vmm = run_with_drivers(Kernel::V6_1, "--disk disk.img", "disk-bulk");
     let vmm = vmm.replace("guest=", &format!("mib={mib} guest="));
     let script = format!(
-        "cat guest.cpio modules-6.1.cpio >disk.cpio
-         truncate -s {mib}M disk.img
+        "truncate -s {mib}M disk.img
          {vmm} </dev/null >output 2>&1
          status=$?
          cat output
