@@ -9,42 +9,13 @@ use vm_cpu::{GuestRam, RamLayout};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::acpi::AcpiTables;
+use crate::handover::Handover;
 use crate::image::{Image, Initrd, Kind};
 use crate::initrd::{self, Room};
 use crate::load;
 use crate::map::{self, MapRange};
-use crate::multiboot::{self, Module};
-use crate::{BootError, Platform, bios_data, linux64, pvh, reset_vector, start};
-
-/// How a kernel is entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// By its PVH note: 32-bit protected mode, `hvm_start_info`.
-    Pvh,
-    /// By Linux' 64-bit protocol: long mode, zero page.
-    Linux64,
-    /// By Linux' 32-bit protocol: protected mode without paging, zero page. Only a bzImage has this
-    /// entry, which is its decompressor's, so that it is entered as is.
-    Linux32,
-    /// By its multiboot header (version 1): protected mode without paging, EBX at the information
-    /// structure; each initrd is a module.
-    Multiboot,
-    /// As a flat binary, at its first byte: as [`Protocol::Pvh`], EBX at `hvm_start_info`.
-    Flat,
-}
-
-impl Protocol {
-    /// As [`Image::describe`] calls it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Pvh => "PVH",
-            Self::Linux64 => "64-bit",
-            Self::Linux32 => "32-bit",
-            Self::Multiboot => "multiboot",
-            Self::Flat => "flat",
-        }
-    }
-}
+use crate::multiboot;
+use crate::{BootError, Platform, Protocol, bios_data, linux64, pvh, reset_vector, start};
 
 /// Everything a VM boots from.
 pub struct Boot {
@@ -68,16 +39,6 @@ impl std::fmt::Debug for Boot {
             .field("command_line", &self.command_line)
             .finish_non_exhaustive()
     }
-}
-
-/// What is handed over to the kernel, whichever way it is entered.
-pub(crate) struct Handover<'a> {
-    pub(crate) map: &'a [MapRange],
-    pub(crate) command_line: &'a str,
-    /// Guest address and bytes.
-    pub(crate) initrd: Option<(u64, u64)>,
-    /// The same initrds, for a multiboot kernel.
-    pub(crate) modules: Vec<Module<'a>>,
 }
 
 impl Boot {

@@ -11,10 +11,10 @@ use std::ops::Range;
 
 use vm_cpu::RamLayout;
 
-use crate::elf::Segment;
 use crate::le::{u8_at, u16_at, u32_at, u64_at};
 use crate::map::FIRST_MIB;
 use crate::payload::Format;
+use crate::segment::Segment;
 use crate::source::Source;
 use crate::{BootError, Protocol};
 

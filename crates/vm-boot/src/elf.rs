@@ -10,8 +10,9 @@
 
 use crate::le::{index, u8_at, u16_at, u32_at, u64_at};
 use crate::multiboot::Header;
-use crate::source::Source;
-use crate::{BootError, Protocol, image};
+use crate::protocol::choose;
+use crate::segment::Segment;
+use crate::{BootError, Protocol};
 
 /// What every ELF file begins with.
 pub(crate) const MAGIC: &[u8] = b"\x7fELF";
@@ -37,33 +38,6 @@ const EM_X86_64: u16 = 62;
 pub(crate) enum Class {
     Elf32,
     Elf64,
-}
-
-/// A loadable segment: `file_bytes` from `offset` go to guest address `address`, zeros follow up
-/// to `bytes`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) offset: u64,
-    pub(crate) file_bytes: u64,
-    pub(crate) address: u64,
-    pub(crate) bytes: u64,
-}
-
-impl Segment {
-    /// That the segment's bytes are all in the file.
-    pub(crate) fn in_file(&self, source: &Source) -> Result<(), BootError> {
-        let needed = self.offset + self.file_bytes;
-        if needed <= source.bytes() {
-            return Ok(());
-        }
-        let (name, bytes) = (source.name().to_owned(), source.bytes());
-        Err(BootError::Truncated {
-            name,
-            what: "a segment",
-            needed,
-            bytes,
-        })
-    }
 }
 
 /// A parsed ELF kernel.
@@ -148,7 +122,7 @@ impl Elf {
         ways: &[(Protocol, u64)],
         wanted: Option<Protocol>,
     ) -> Result<(Protocol, u64), BootError> {
-        let (protocol, entry) = image::choose(name, ways, wanted)?;
+        let (protocol, entry) = choose(name, ways, wanted)?;
         if !self.covers(entry) {
             let what = format!("its entry {entry:#x} is a physical address in no segment");
             return Err(damaged(name, 24, what));

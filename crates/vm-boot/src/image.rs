@@ -8,10 +8,11 @@ use std::path::Path;
 use vm_cpu::RamLayout;
 
 use crate::bzimage::BzImage;
-use crate::elf::{self, Class, Elf, Segment};
+use crate::elf::{self, Class, Elf};
 use crate::le::u16_at;
 use crate::map::FIRST_MIB;
 use crate::multiboot::{self, Header};
+use crate::segment::{Raw, Segment};
 use crate::source::Source;
 use crate::{BootError, Protocol};
 
@@ -69,14 +70,6 @@ pub(crate) enum Kind {
     },
     BzImage(BzImage),
     Raw(Raw),
-}
-
-/// Bytes without headers that are followed: one segment, one way in.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Raw {
-    pub(crate) segment: Segment,
-    pub(crate) protocol: Protocol,
-    pub(crate) entry: u64,
 }
 
 impl Image {
@@ -261,47 +254,6 @@ impl Initrd {
     pub fn bytes(&self) -> u64 {
         self.source.bytes()
     }
-}
-
-/// The wanted one of these ways into a kernel, or the first.
-pub(crate) fn choose(
-    name: &str,
-    ways: &[(Protocol, u64)],
-    wanted: Option<Protocol>,
-) -> Result<(Protocol, u64), BootError> {
-    let way = match wanted {
-        None => ways.first(),
-        Some(wanted) => ways.iter().find(|(protocol, _)| *protocol == wanted),
-    };
-    if let Some(way) = way {
-        return Ok(*way);
-    }
-    let name = name.to_owned();
-    let (what, instead) = match wanted {
-        None => return Err(BootError::No32BitEntry { name }),
-        Some(Protocol::Pvh) => ("a kernel without a PVH note", "build it with CONFIG_PVH=y"),
-        Some(Protocol::Linux64) => (
-            "a kernel without a 64-bit entry",
-            "enter it by another of its entries",
-        ),
-        Some(Protocol::Linux32) => (
-            "a kernel without Linux' 32-bit entry",
-            "give the bzImage, which alone has it",
-        ),
-        Some(Protocol::Multiboot) => (
-            "a kernel without a multiboot header",
-            "give one with a header of version 1 in its first 8 KiB",
-        ),
-        Some(Protocol::Flat) => (
-            "a kernel with an entry of its own",
-            "enter it by that, or open it in the flat form",
-        ),
-    };
-    Err(BootError::Unsupported {
-        name,
-        what: what.to_owned(),
-        instead,
-    })
 }
 
 /// An ELF kernel's kind, or that of a file that only looks like one: what its multiboot header says

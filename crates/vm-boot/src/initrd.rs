@@ -7,9 +7,9 @@
 use vm_cpu::{GuestRam, RamLayout};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::handover::Module;
 use crate::image::Initrd;
 use crate::load::Placed;
-use crate::multiboot::Module;
 use crate::{BootError, map};
 
 const PAGE: u64 = 4096;

@@ -5,7 +5,7 @@
 //!
 //! Offsets: Linux `Documentation/arch/x86/zero-page.rst` and `boot.rst`.
 
-use crate::boot::Handover;
+use crate::handover::Handover;
 use crate::map::{ACPI, COMMAND_LINE};
 
 const BYTES: usize = 4096;

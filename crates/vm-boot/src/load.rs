@@ -13,12 +13,14 @@ use vm_cpu::{GuestRam, RamLayout};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::bzimage::{BzImage, Payload};
-use crate::elf::{self, Class, Elf, Segment};
-use crate::image::{Form, Image, Kind, Raw};
+use crate::elf::{self, Class, Elf};
+use crate::image::{Form, Image, Kind};
 use crate::le::index;
 use crate::map::FIRST_MIB;
+use crate::protocol::choose;
+use crate::segment::{Raw, Segment};
 use crate::source::Source;
-use crate::{BootError, Protocol, image};
+use crate::{BootError, Protocol};
 
 /// Bytes decompressed, or looked at for zeros, at a time.
 const CHUNK: usize = 64 << 10;
@@ -88,7 +90,7 @@ fn as_is(
     layout: RamLayout,
 ) -> Result<Placed, BootError> {
     let as_is = container.as_is(source)?;
-    let (protocol, entry) = image::choose(source.name(), &as_is.ways(), wanted)?;
+    let (protocol, entry) = choose(source.name(), &as_is.ways(), wanted)?;
     let segment = as_is.segment;
     inside(source.name(), &[segment], layout)?;
     source.copy(segment.offset, segment.file_bytes, ram, segment.address)?;
@@ -108,7 +110,7 @@ fn raw_bytes(
     layout: RamLayout,
 ) -> Result<Placed, BootError> {
     let ways = [(raw.protocol, raw.entry)];
-    let (protocol, entry) = image::choose(source.name(), &ways, wanted)?;
+    let (protocol, entry) = choose(source.name(), &ways, wanted)?;
     let segment = raw.segment;
     inside(source.name(), &[segment], layout)?;
     source.copy(segment.offset, segment.file_bytes, ram, segment.address)?;

@@ -4,12 +4,12 @@
 //! Multiboot, version 1: the header by which a kernel says that it wants to be entered so, and the
 //! information structure that it is given (Multiboot Specification 0.6.96).
 
-use crate::boot::Handover;
-use crate::elf::Segment;
+use crate::handover::Handover;
 use crate::le::{index, u32_at};
 use crate::map::{ACPI, COMMAND_LINE, EBDA, FIRST_MIB, RangeKind, START_INFO, START_INFO_BYTES};
+use crate::segment::{Raw, Segment};
 use crate::source::Source;
-use crate::{BootError, Protocol, image::Raw};
+use crate::{BootError, Protocol};
 
 /// The header lies whole in this many bytes from the front (3.1.1).
 pub(crate) const FRONT: u64 = 8192;
@@ -40,15 +40,6 @@ pub(crate) struct Header {
     flags: u32,
     /// Header, load, end of load, end of bss, entry; zeros where the flags do not announce them.
     addresses: [u32; 5],
-}
-
-/// A module that is in guest memory.
-#[derive(Debug)]
-pub(crate) struct Module<'a> {
-    pub(crate) address: u64,
-    pub(crate) bytes: u64,
-    /// The string that goes with it.
-    pub(crate) string: &'a str,
 }
 
 impl Header {

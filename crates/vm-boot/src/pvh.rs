@@ -4,7 +4,7 @@
 //! `hvm_start_info`, which tells a PVH guest what it got (Xen
 //! `include/public/arch-x86/hvm/start_info.h`, version 1).
 
-use crate::boot::Handover;
+use crate::handover::Handover;
 use crate::map::{ACPI, COMMAND_LINE, START_INFO};
 
 const MAGIC: u32 = 0x336e_c578;
