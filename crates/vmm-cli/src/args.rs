@@ -51,7 +51,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
     /// How to take the kernel file: auto (by its contents), as-is (a bzImage that decompresses
-    /// itself), flat (raw 32-bit code)
+    /// itself), as-is-32 (the same, by its 32-bit entry whatever else it has), flat (raw 32-bit code)
     #[arg(long, value_name = "FORM")]
     pub(crate) kernel_form: Option<String>,
     /// Guest address of a flat kernel, at least 1 MiB; it is entered there

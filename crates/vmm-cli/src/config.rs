@@ -9,7 +9,7 @@ use anyhow::{Context, anyhow, ensure};
 use log::LevelFilter;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use vm_boot::{Form, Platform, VirtioWindows};
+use vm_boot::{Form, Platform, Protocol, VirtioWindows};
 use vm_cfg::{Bounded, Tree};
 use vm_core::VmSpec;
 use vm_cpu::RamLayout;
@@ -25,6 +25,8 @@ pub(crate) struct RunSpec {
     pub(crate) vm: VmSpec,
     pub(crate) kernel: PathBuf,
     pub(crate) form: Form,
+    /// How it is entered, where that is not for its contents to say.
+    pub(crate) entry: Option<Protocol>,
     pub(crate) initrds: Vec<PathBuf>,
     pub(crate) append: String,
     pub(crate) engine: EngineChoice,
@@ -95,6 +97,8 @@ enum FormChoice {
     #[default]
     Auto,
     AsIs,
+    #[serde(rename = "as-is-32")]
+    AsIs32,
     Flat,
 }
 
@@ -194,6 +198,7 @@ fn spec(args: &RunArgs, tree: &Tree) -> anyhow::Result<RunSpec> {
         vm,
         kernel,
         form: form(boot.form, boot.load_address)?,
+        entry: (boot.form == FormChoice::AsIs32).then_some(Protocol::Linux32),
         initrds: match boot.initrd {
             None => Vec::new(),
             Some(OneOrMore::One(path)) => vec![path],
@@ -224,7 +229,7 @@ fn form<const A: u64, const B: u64>(
     );
     Ok(match choice {
         FormChoice::Auto => Form::Auto,
-        FormChoice::AsIs => Form::AsIs,
+        FormChoice::AsIs | FormChoice::AsIs32 => Form::AsIs,
         FormChoice::Flat => Form::Flat {
             address: address.map_or(Form::FLAT_ADDRESS, Bounded::get),
         },
@@ -393,7 +398,14 @@ mod tests {
         assert_eq!(spec.initrds, [PathBuf::from("i")]);
         assert_eq!(spec.form, Form::Auto);
         let as_is = ["--kernel", "k", "--kernel-form", "as-is"];
-        assert_eq!(read(&args(&as_is)).unwrap().form, Form::AsIs);
+        let spec = read(&args(&as_is)).unwrap();
+        assert_eq!((spec.form, spec.entry), (Form::AsIs, None));
+        let as_is = ["--kernel", "k", "--kernel-form", "as-is-32"];
+        let spec = read(&args(&as_is)).unwrap();
+        assert_eq!(
+            (spec.form, spec.entry),
+            (Form::AsIs, Some(Protocol::Linux32))
+        );
         let flat = ["--kernel", "k", "--kernel-form", "flat"];
         let address = Form::FLAT_ADDRESS;
         assert_eq!(read(&args(&flat)).unwrap().form, Form::Flat { address });

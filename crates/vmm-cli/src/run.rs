@@ -186,6 +186,10 @@ fn boot(spec: &RunSpec, reach: &Arc<Reach>) -> anyhow::Result<Boot> {
     let initrds = spec.initrds.iter().map(Initrd::open);
     let initrds = initrds.collect::<Result<Vec<_>, _>>()?;
     let boot = Boot::new(image, initrds, &spec.append, spec.vm.vcpus)?;
+    let boot = match spec.entry {
+        Some(protocol) => boot.with_protocol(protocol),
+        None => boot,
+    };
     let reach = Arc::clone(reach);
     let is_plugged = move |vcpu| reach.ged.get().is_none_or(|ged| ged.is_plugged(vcpu));
     Ok(boot.with_platform(spec.platform()).with_present(is_plugged))

@@ -254,6 +254,7 @@ fn kernel_forms_that_do_not_fit_are_refused_by_name() {
     let run = ["run", "--kernel", &kernel];
     let refused = |rest: &[&str], words: &[&str]| refused(&[&run, rest].concat(), words);
     refused(&["--kernel-form", "as-is"], &["kernel", "bzImage"]);
+    refused(&["--kernel-form", "as-is-32"], &["kernel", "bzImage"]);
     refused(&["--load-address", "0x200000"], &["--kernel-form flat"]);
     refused(
         &["--kernel-form", "flat", "--load-address", "0x1000"],
