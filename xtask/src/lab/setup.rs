@@ -5,7 +5,7 @@
 //! lab's own init and helper. Everything is cached; a second call only looks.
 //!
 //! Files: `KERNEL/{vmlinux,vmlinuz,modules.cpio,guest-modules.cpio,stamp}` for 6.1 and 6.12, `busybox`, `labx`,
-//! `tools.cpio`, `e2fs.cpio`, and the downloaded packages in `packages/`.
+//! `tools.cpio`, `e2fs.cpio`, `xen`, and the downloaded packages in `packages/`.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -19,6 +19,10 @@ use super::modules::Modules;
 use super::{debian, e2fs, payload};
 use crate::cpio::Archive;
 use crate::workspace::{self, StaticTarget};
+
+/// Debian 12's.
+const XEN_PACKAGE: &str = "xen-hypervisor-4.17-amd64";
+const XEN_IMAGE: &str = "xen-4.17-amd64.gz";
 
 const INIT: &str = include_str!("init.sh");
 
@@ -117,6 +121,25 @@ impl Files {
         Ok(())
     }
 
+    /// Xen, which only some checks want: unpacked, as a boot loader does it.
+    pub(crate) fn ensure_xen(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        if self.xen().is_file() {
+            return Ok(());
+        }
+        let packages = self.dir.join("packages");
+        let deb = debian::with_lists(|| debian::download(XEN_PACKAGE, &packages))?;
+        let tree = self.dir.join("unpacked-xen");
+        debian::unpack(&deb, &tree)?;
+        let image = tree.join("boot").join(XEN_IMAGE);
+        let bytes = std::fs::read(&image)
+            .with_context(|| format!("no {} in {XEN_PACKAGE}", image.display()))?;
+        let partial = self.dir.join("xen.partial");
+        std::fs::write(&partial, payload::decompress(&bytes)?)?;
+        std::fs::rename(partial, self.xen())?;
+        debian::remove_dir(&tree)
+    }
+
     /// Files that are there already, or not.
     #[cfg(test)]
     pub(crate) fn at(dir: PathBuf) -> Self {
@@ -146,6 +169,11 @@ impl Files {
     /// Programs for a guest's file system, see [`e2fs`].
     pub(crate) fn e2fs(&self) -> PathBuf {
         self.dir.join("e2fs.cpio")
+    }
+
+    /// A multiboot kernel that is not ours.
+    pub(crate) fn xen(&self) -> PathBuf {
+        self.dir.join("xen")
     }
 
     /// The kernel as ELF file.

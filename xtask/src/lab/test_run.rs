@@ -60,6 +60,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     let files = Files::ensure(&Kernel::ALL)?;
     files.ensure_qemu()?;
     files.ensure_e2fs()?;
+    files.ensure_xen()?;
     let programs = product::test_programs("vm-cpu-kvm")?;
     let vmm = product::vmm()?;
     let initrd = product::guest_initramfs(&files.busybox(), files.dir())?;
@@ -83,6 +84,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
         (vmm, "vmm".to_owned()),
         (initrd, "guest.cpio".to_owned()),
         (files.e2fs(), "e2fs.cpio".to_owned()),
+        (files.xen(), "xen".to_owned()),
     ];
     for kernel in Kernel::ALL {
         contents.push((files.vmlinux(kernel), format!("vmlinux-{}", kernel.name())));

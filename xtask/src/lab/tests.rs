@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! What `cargo xtask lab test` checks, as data. The scripts run in the lab's `/job`, which holds
-//! `vmm`, `guest.cpio`, `e2fs.cpio`, `vmlinux-K`, `vmlinuz-K` and `modules-K.cpio` for both guest kernels, and the KVM engine's
+//! `vmm`, `guest.cpio`, `e2fs.cpio`, `xen`, `vmlinux-K`, `vmlinuz-K` and `modules-K.cpio` for both guest kernels, and the KVM engine's
 //! test programs as `test-NAME`.
 
 mod clocks;
 mod files;
+mod kernels;
 
 use super::setup::Kernel;
 
@@ -56,6 +57,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
         checks.push(two_cpus(guest));
         checks.push(reset(guest));
     }
+    checks.extend(kernels::checks());
     checks.push(files::ext4_killed());
     checks.push(files::checksums(64));
     checks.push(disk_reboot());
