@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::{Effort, Row};
+use crate::lab::nested;
 use crate::lab::qemu::{self, Clock, End, Job, Talk};
 use crate::lab::setup::{Files, Kernel};
 use crate::{product, workspace};
@@ -29,6 +30,9 @@ const MARKER: &str = "guest init reached";
 const MARK: &str = "@@row ";
 const OURS: &str = "vmm";
 const OURS_2_CPUS: &str = "vmm-2-cpus";
+const QEMU: &str = "qemu";
+const START: &str = "start to guest init, icount";
+const START_2_CPUS: &str = "start to guest init with 2 vCPUs, icount";
 /// A boot takes 4 s of the lab's time and 6 to 20 s of ours.
 const BOOT_LIMIT_S: u32 = 60;
 
@@ -40,13 +44,13 @@ const RECORDED: [(PeerKind, f64, f64); 2] = [
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PeerKind {
+pub(super) enum PeerKind {
     Firecracker,
     CloudHypervisor,
 }
 
 impl PeerKind {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Firecracker => "firecracker",
             Self::CloudHypervisor => "cloud-hypervisor",
@@ -68,7 +72,7 @@ impl PeerKind {
 /// Another VMM and its program.
 #[derive(Clone, Debug)]
 pub(super) struct Peer {
-    kind: PeerKind,
+    pub(super) kind: PeerKind,
     path: PathBuf,
 }
 
@@ -94,6 +98,17 @@ impl Peer {
         };
         arguments.iter().map(parse).collect()
     }
+
+    /// Its program, and its name in the lab's `/job`.
+    pub(super) fn file(&self) -> (PathBuf, String) {
+        (self.path.clone(), self.kind.name().to_owned())
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_tests(kind: PeerKind) -> Self {
+        let path = PathBuf::new();
+        Self { kind, path }
+    }
 }
 
 /// Median of one VMM's boots.
@@ -107,16 +122,17 @@ struct Measured {
 pub(super) fn rows(effort: Effort, peers: &[Peer]) -> Result<Vec<Row>> {
     let files = Files::ensure(&[LAB, GUEST])?;
     files.ensure_qemu()?;
-    let rounds = if effort == Effort::Quick { 1 } else { 5 };
+    let rounds = if effort == Effort::Quick { 1 } else { 3 };
     eprintln!("{rounds} boots of each VMM in the lab, its clock driven by instructions");
     let said = boots_twice(&files, &job(&files, rounds, 1, peers)?)?;
-    let mut rows = compare(&medians(&said)?, peers);
+    let version = qemu_version()?;
+    let mut rows = compare(&medians(&said)?, peers, &version);
     match boots(&files, &job(&files, rounds, 2, &[])?)? {
-        Ok(said) => rows.extend(with_two_cpus(&medians(&said)?)),
+        Ok(said) => rows.extend(with_two_cpus(&medians(&said)?, &version)),
         // Such a lab has stalled before; the other rows do not depend on it.
         Err(why) => eprintln!("no row for 2 vCPUs: {why}"),
     }
-    eprintln!("lab {}, {}", files.package(LAB)?, qemu_version()?);
+    eprintln!("lab {}, {version}", files.package(LAB)?);
     Ok(rows)
 }
 
@@ -166,8 +182,10 @@ fn job(files: &Files, rounds: u32, cpus: u32, peers: &[Peer]) -> Result<Job> {
     if cpus > 1 {
         commands.push((OURS_2_CPUS, ours(2)));
     }
+    commands.push((QEMU, qemu(cpus)));
+    contents.extend(nested::files()?);
     for peer in peers {
-        contents.push((peer.path.clone(), peer.kind.name().to_owned()));
+        contents.push(peer.file());
         commands.push((peer.kind.name(), peer.kind.command()));
     }
     let mut script = format!(
@@ -195,6 +213,13 @@ fn job(files: &Files, rounds: u32, cpus: u32, peers: &[Peer]) -> Result<Job> {
         out: None,
         script,
     })
+}
+
+/// The lab's own QEMU with as many vCPUs as the lab has CPUs.
+fn qemu(cpus: u32) -> String {
+    nested::call(&format!(
+        "-smp {cpus} -m {MEMORY_MIB} -kernel kernel -initrd initrd -append '{APPEND}'"
+    ))
 }
 
 fn firecracker_config() -> Value {
@@ -241,7 +266,7 @@ fn medians(said: &str) -> Result<BTreeMap<String, Measured>> {
         .collect()
 }
 
-fn compare(measured: &BTreeMap<String, Measured>, peers: &[Peer]) -> Vec<Row> {
+fn compare(measured: &BTreeMap<String, Measured>, peers: &[Peer], qemu: &str) -> Vec<Row> {
     let Some(ours) = measured.get(OURS) else {
         return Vec::new();
     };
@@ -252,54 +277,59 @@ fn compare(measured: &BTreeMap<String, Measured>, peers: &[Peer]) -> Vec<Row> {
         let against = if theirs.is_some() { "" } else { " (recorded)" };
         let against = format!("{}{against}", kind.name());
         let theirs = theirs.unwrap_or(Measured { start_ms, rss_kib });
-        let figures = [
-            (
-                "start to guest init, icount",
-                "ms",
-                ours.start_ms,
-                theirs.start_ms,
-            ),
-            (
-                "memory without the guest's",
-                "KiB",
-                ours.rss_kib,
-                theirs.rss_kib,
-            ),
-        ];
-        for (bench, unit, ours, theirs) in figures {
-            rows.push(Row {
-                bench: bench.into(),
-                ours: ours.into(),
-                unit: unit.into(),
-                against: against.clone().into(),
-                theirs: theirs.into(),
-                ratio: (ours / theirs).into(),
-                target: 1.0.into(),
-                met: (ours < theirs).into(),
-                why: String::new(),
-            });
-        }
+        rows.extend(both(START, ours, &against, theirs, ""));
+    }
+    if let Some(&theirs) = measured.get(QEMU) {
+        rows.extend(both(START, ours, QEMU, theirs, &on_microvm(qemu)));
     }
     rows
 }
 
-/// What a second vCPU costs, in a lab that has a CPU for each.
-fn with_two_cpus(measured: &BTreeMap<String, Measured>) -> Option<Row> {
-    let (one, two) = (measured.get(OURS)?, measured.get(OURS_2_CPUS)?);
-    Some(Row {
-        bench: "start to guest init with 2 vCPUs, icount".into(),
-        ours: two.start_ms.into(),
-        unit: "ms".into(),
-        against: "vmm with 1 vCPU".into(),
-        theirs: one.start_ms.into(),
-        ratio: (two.start_ms / one.start_ms).into(),
-        target: Value::Null,
-        met: Value::Null,
-        why: "the guest's own way of starting a processor is in it".into(),
-    })
+/// What is to be known of a row against QEMU of this version.
+fn on_microvm(version: &str) -> String {
+    format!("{version}: microvm with qboot, the fastest of its machines here")
 }
 
-fn qemu_version() -> Result<String> {
+/// A row for the time and one for the memory; less is better.
+fn both(start: &str, ours: &Measured, against: &str, theirs: Measured, why: &str) -> [Row; 2] {
+    let row = |bench: &str, unit: &str, ours: f64, theirs: f64| Row {
+        bench: bench.into(),
+        ours: ours.into(),
+        unit: unit.into(),
+        against: against.into(),
+        theirs: theirs.into(),
+        ratio: (ours / theirs).into(),
+        target: 1.0.into(),
+        met: (ours < theirs).into(),
+        why: why.into(),
+    };
+    let memory = "memory without the guest's";
+    [
+        row(start, "ms", ours.start_ms, theirs.start_ms),
+        row(memory, "KiB", ours.rss_kib, theirs.rss_kib),
+    ]
+}
+
+/// What a second vCPU costs, in a lab that has a CPU for each; and what the others need then.
+fn with_two_cpus(measured: &BTreeMap<String, Measured>, qemu: &str) -> Vec<Row> {
+    let (Some(one), Some(two)) = (measured.get(OURS), measured.get(OURS_2_CPUS)) else {
+        return Vec::new();
+    };
+    let why = "the guest's own way of starting a processor is in it";
+    let [start, _] = both(START_2_CPUS, two, "vmm with 1 vCPU", *one, why);
+    let mut rows = vec![Row {
+        target: Value::Null,
+        met: Value::Null,
+        ..start
+    }];
+    if let Some(&theirs) = measured.get(QEMU) {
+        let [start, _] = both(START_2_CPUS, two, QEMU, theirs, &on_microvm(qemu));
+        rows.push(start);
+    }
+    rows
+}
+
+pub(super) fn qemu_version() -> Result<String> {
     let said = workspace::run(Command::new("qemu-system-x86_64").arg("--version"))?;
     Ok(said.lines().next().unwrap_or_default().to_owned())
 }
@@ -322,20 +352,22 @@ mod tests {
         );
         assert_eq!(medians.len(), 2);
         assert!(super::medians("@@row vmm 1\n").is_err());
-        let said = "@@row vmm 3000 4000\n@@row vmm-2-cpus 3300 4000\n";
-        let row = with_two_cpus(&super::medians(said).unwrap()).unwrap();
-        assert_eq!(row.ratio, 1.1);
+        let said = "@@row vmm 3000 4000\n@@row vmm-2-cpus 3300 4000\n@@row qemu 6600 80000\n";
+        let rows = with_two_cpus(&super::medians(said).unwrap(), "QEMU");
+        assert_eq!((&rows[0].ratio, &rows[0].met), (&1.1.into(), &Value::Null));
+        assert_eq!((&rows[1].ratio, &rows[1].met), (&0.5.into(), &true.into()));
     }
 
     #[test]
     fn a_peer_that_was_not_run_is_compared_by_its_recorded_figure() {
-        let said = "@@row vmm 3000 4000\n@@row firecracker 2900 4600\n";
-        let peers = [Peer {
-            kind: PeerKind::Firecracker,
-            path: PathBuf::new(),
-        }];
-        let rows = compare(&medians(said).unwrap(), &peers);
-        assert_eq!(rows.len(), 4);
+        let said = "@@row vmm 3000 4000\n@@row firecracker 2900 4600\n@@row qemu 6000 80000\n";
+        let peers = [Peer::for_tests(PeerKind::Firecracker)];
+        let rows = compare(&medians(said).unwrap(), &peers, "QEMU");
+        assert_eq!(rows.len(), 6);
+        assert_eq!(
+            (&rows[4].against, &rows[4].ratio),
+            (&QEMU.into(), &0.5.into())
+        );
         assert_eq!(
             (&rows[0].against, &rows[0].met),
             (&"firecracker".into(), &false.into())

@@ -88,7 +88,7 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     }
     if wanted(Part::Lab) {
         rows.extend(boot::rows(effort, &peers)?);
-        rows.extend(disk::rows(effort)?);
+        rows.extend(disk::rows(effort, &peers)?);
     }
     if wanted(Part::Native) {
         rows.extend(native::rows(effort)?);

@@ -7,6 +7,7 @@
 pub(crate) mod debian;
 mod e2fs;
 pub(crate) mod modules;
+pub(crate) mod nested;
 pub(crate) mod payload;
 mod power;
 pub(crate) mod qemu;
