@@ -461,13 +461,26 @@ fn t_q24_an_emt_does_not_sleep_on_what_only_it_could_run() {
         (
             queues.call(0, None, |_| ()),
             ticket.wait(None),
-            ticket.wait(NOW).is_err(),
+            matches!(ticket.wait(NOW), Err(CallError::Timeout { .. })),
         )
     });
     assert_eq!(
         answers,
         Ok((Err(CallError::OnEmt), Err(CallError::OnEmt), true))
     );
+}
+
+#[test]
+fn an_emt_takes_a_result_that_is_there() {
+    let rig = Rig::new(1);
+    let mut ticket = rig.post(Dest::Vcpu(0), |_| 7);
+    assert_eq!(
+        rig.call(0, None, |_| ()),
+        Ok(()),
+        "and so the one before it"
+    );
+    let taken = rig.call(0, None, move |_| ticket.wait(None));
+    assert_eq!(taken, Ok(Ok(7)));
 }
 
 #[test]
