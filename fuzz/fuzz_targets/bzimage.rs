@@ -6,11 +6,17 @@
 
 #![no_main]
 
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
 use vm_boot::{Boot, Form, Image};
 use vm_cpu::RamLayout;
+use vmm_fuzz::Memory;
 
-const LAYOUT: RamLayout = RamLayout { bytes: 4 << 20 };
+/// The least there can be, which is much to clear behind a kernel as it is.
+const LAYOUT: RamLayout = RamLayout { bytes: Boot::MIN_MEMORY };
+
+static MEMORY: LazyLock<Memory> = LazyLock::new(|| Memory::new(LAYOUT.bytes));
 
 fuzz_target!(|data: &[u8]| {
     let mut whole = data.to_vec();
@@ -49,7 +55,7 @@ fn load(bytes: Vec<u8>) {
 
 fn enter(image: Image) {
     let Ok(boot) = Boot::new(image, None, "", 1) else { return };
-    let ram = LAYOUT.allocate().expect("4 MiB of guest memory");
+    let ram = MEMORY.fresh();
     if let Ok(start) = boot.load(&ram, LAYOUT) {
         assert!((1 << 20..LAYOUT.bytes).contains(&start.gprs.rip));
     }

@@ -3,27 +3,29 @@
 
 //! Arbitrary registers, descriptors, rings, input and lifecycle at a virtio console: nothing grows,
 //! and after a reset it carries a buffer each way as if nothing had been. The input is a sequence of
-//! 12-byte acts; the console, whose threads run, is the same for all inputs.
+//! 12-byte acts. What the console's threads do is done on this one, where the input says, so that an
+//! input does the same whenever it is tried.
 
 #![no_main]
 
-use std::io::{PipeWriter, Write};
+use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
-use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use vm_devices::{ConsoleSpec, GuestRam, VirtioConsole};
 use vm_memory::{Bytes, GuestAddress};
 use vm_pdm::{Device, IoCtx, IoHandler, IrqChip, IrqLine, Level, ResetKind};
+use vmm_fuzz::Memory;
 
 const RAM: u64 = 1 << 20;
 /// Table, available and used ring of a queue, a page each; the next queue's follow.
 const QUEUES: [u64; 2] = [0x1000, 0x4000];
 const DATA: u64 = 0x8000;
-const OUTPUT: usize = 512;
-/// Bytes that are typed for one input, at most: fewer than [`Guest::works`] takes back, so that the
-/// pipe, which outlives the input, never is full.
-const TYPED: usize = 512;
+const OUTPUT: usize = 256;
+/// Bytes that were typed and not read yet, at most: what does not fit the console's backlog at once.
+const TYPED: usize = 2048;
+
+static MEMORY: LazyLock<Memory> = LazyLock::new(|| Memory::new(RAM));
 
 struct Nowhere;
 
@@ -34,22 +36,19 @@ impl IrqChip for Nowhere {
 struct Guest {
     device: Arc<VirtioConsole>,
     ram: GuestRam,
-    typed: PipeWriter,
+    typed: VecDeque<u8>,
 }
 
-static GUEST: LazyLock<Guest> = LazyLock::new(|| {
-    let size = usize::try_from(RAM).expect("1 MiB");
-    let ram = GuestRam::from_ranges(&[(GuestAddress(0), size)]).expect("1 MiB of guest memory");
-    let (input, typed) = std::io::pipe().expect("a pipe");
-    let spec = ConsoleSpec { output_bytes: OUTPUT, ..ConsoleSpec::new("console0", 0) };
-    let irq = IrqLine::new(Arc::new(Nowhere), 5);
-    let output = Box::new(std::io::sink());
-    let device = VirtioConsole::new(spec, irq, ram.clone(), Some(Box::new(input)), output).expect("a console");
-    device.power_on().expect("two threads");
-    Guest { device, ram, typed }
-});
-
 impl Guest {
+    fn new() -> Self {
+        let ram = MEMORY.fresh();
+        let spec = ConsoleSpec { output_bytes: OUTPUT, ..ConsoleSpec::new("console0", 0) };
+        let irq = IrqLine::new(Arc::new(Nowhere), 5);
+        let output = Box::new(std::io::sink());
+        let device = VirtioConsole::new(spec, irq, ram.clone(), None, output).expect("a console");
+        Self { device, ram, typed: VecDeque::new() }
+    }
+
     fn put(&self, at: u64, bytes: &[u8]) {
         // What does not fit is cut off.
         let _ = self.ram.write(bytes, GuestAddress(at));
@@ -75,8 +74,8 @@ impl Guest {
         self.set(0x70, 15);
     }
 
-    /// One act: what, where, and eight bytes; `left` is how many may be typed.
-    fn act(&self, act: &[u8; 12], left: &mut usize) {
+    /// One act: what, where, and eight bytes; what is done by the threads then.
+    fn act(&mut self, act: &[u8; 12]) {
         let [what, a, b, c, value @ ..] = *act;
         let place = u64::from(u16::from_le_bytes([a, b]));
         let queue = QUEUES[usize::from(c % 2)];
@@ -93,9 +92,10 @@ impl Guest {
             5 => self.put(queue + 0x1002, &[a % 32, 0]),
             6 => self.start(),
             7 => {
-                let count = usize::from(a % 8).min(*left);
-                *left -= count;
-                (&self.typed).write_all(&value[..count]).expect("the console reads");
+                // Now and then more than the backlog holds.
+                let count = if a == 0xff { TYPED } else { usize::from(a % 9) };
+                let room = count.min(TYPED - self.typed.len());
+                self.typed.extend(value.iter().cycle().take(room));
             }
             8 => self.device.suspend().expect("never refuses"),
             9 => self.device.reset([ResetKind::Hard, ResetKind::Soft][usize::from(c % 2)]).expect("never refuses"),
@@ -104,39 +104,53 @@ impl Guest {
         if what % 11 != 8 {
             self.device.resume().expect("never refuses");
         }
+        let turn = what / 11;
+        if turn & 1 == 0 {
+            self.read_input();
+        }
+        if turn & 2 == 0 {
+            self.device.step_output([OUTPUT, 1, 100, 0][usize::from(turn / 4 % 4)]);
+        }
         assert!(self.device.queued() <= OUTPUT);
     }
 
+    /// What the thread that reads would do.
+    fn read_input(&mut self) {
+        let taken = self.device.step_input(self.typed.make_contiguous());
+        assert!(taken <= self.typed.len());
+        self.typed.drain(..taken);
+    }
+
     /// A fresh start and a buffer each way, both of which are given back.
-    fn works(&self) {
+    fn works(&mut self) {
         self.device.resume().expect("never refuses");
         self.set(0x70, 0);
+        while !self.device.step_output(OUTPUT).is_empty() {}
         for page in (QUEUES[0]..DATA).step_by(0x1000) {
             self.put(page, &[0; 0x1000]);
         }
         self.start();
-        (&self.typed).write_all(b"x").expect("the console reads");
+        self.typed.push_back(b'x');
+        self.read_input();
         for (queue, (base, flags)) in (0..).zip(QUEUES.into_iter().zip([2_u8, 0])) {
             self.put(base, &DATA.to_le_bytes());
             self.put(base + 8, &[0, 8, 0, 0, flags, 0, 0, 0]);
             self.put(base + 0x1002, &[1, 0]);
             self.set(0x50, queue);
         }
-        let until = Instant::now() + Duration::from_secs(20);
+        while !self.device.step_output(OUTPUT).is_empty() {}
         for base in QUEUES {
-            while self.ram.read_obj::<u8>(GuestAddress(base + 0x2002)).is_ok_and(|index| index == 0) {
-                assert!(Instant::now() < until, "the console answers");
-                std::thread::yield_now();
-            }
+            let used = self.ram.read_obj::<u8>(GuestAddress(base + 0x2002)).ok();
+            assert_eq!(used, Some(1), "the console answers");
         }
     }
 }
 
 fuzz_target!(|data: &[u8]| {
-    GUEST.start();
-    let mut left = TYPED;
+    let mut guest = Guest::new();
+    guest.start();
     for act in data.as_chunks::<12>().0 {
-        GUEST.act(act, &mut left);
+        guest.act(act);
     }
-    GUEST.works();
+    guest.works();
 });

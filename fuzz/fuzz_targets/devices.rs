@@ -7,21 +7,24 @@
 
 #![no_main]
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskAccess, DiskImage, Ged, GuestRam, I8042, IoApic, PostPort,
-    Serial, SerialSpec, Virtio, VirtioConsole,
+    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, Ged, I8042, IoApic, PostPort, Serial, SerialSpec, Virtio,
+    VirtioConsole,
 };
-use vm_memory::GuestAddress;
 use vm_pdm::{
     BusBuilder, Buses, Device, Devices, IoCtx, IoHandler, IrqChip, IrqLine, Level, MsiSink, ResetKind,
 };
+use vmm_fuzz::{Image, Memory};
 
 const OUTPUT: usize = 512;
 const WINDOWS: u64 = 0xd000_0000;
+
+static MEMORY: LazyLock<Memory> = LazyLock::new(|| Memory::new(1 << 16));
+static IMAGE: LazyLock<Image> = LazyLock::new(|| Image::new(4096));
 
 struct Nowhere;
 
@@ -45,7 +48,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(clock_ns: u64, file: &tempfile::NamedTempFile) -> Self {
+    fn new(clock_ns: u64) -> Self {
         let mut bus = BusBuilder::new();
         let (mut devices, mut handlers) = (Devices::new(), Vec::<Arc<dyn IoHandler>>::new());
         let ioapic = IoApic::new(Arc::new(Nowhere));
@@ -53,8 +56,7 @@ impl Machine {
         let spec = SerialSpec { output_bytes: OUTPUT, ..SerialSpec::default() };
         let serial = Serial::new(spec, line(4), None, Box::new(std::io::sink())).expect("a serial port");
         let memory = CmosMemory { below_4g_bytes: 3 << 30, above_4g_bytes: 1 << 40 };
-        let ram = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 16)]).expect("64 KiB of guest memory");
-        let image = DiskImage::open(file.path(), DiskAccess::ReadWrite).expect("an image");
+        let ram = MEMORY.fresh();
         let spec = ConsoleSpec { output_bytes: OUTPUT, ..ConsoleSpec::new("console0", WINDOWS + 0x2000) };
         let console = VirtioConsole::new(spec, line(7), ram.clone(), None, Box::new(std::io::sink()));
         let console = console.expect("a console");
@@ -75,7 +77,7 @@ impl Machine {
             PostPort::new(),
             Ged::new(line(8), 4, 2),
             DebugExit::new(DebugExit::DEFAULT_PORT),
-            Virtio::disk("disk0", WINDOWS, line(5), ram.clone(), image),
+            Virtio::disk("disk0", WINDOWS, line(5), ram.clone(), IMAGE.fresh()),
             Virtio::entropy("rng0", WINDOWS + 0x1000, line(6), ram),
             Arc::clone(&console),
         );
@@ -121,10 +123,8 @@ fn port(n: u8) -> u16 {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let file = tempfile::NamedTempFile::new().expect("a scratch file");
-    file.as_file().set_len(4096).expect("4 KiB");
     let clock = data.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let machine = Machine::new(clock, &file);
+    let machine = Machine::new(clock);
     let mut cx = IoCtx::new();
     for act in data.as_chunks::<12>().0 {
         machine.act(&mut cx, act);

@@ -5,11 +5,17 @@
 
 #![no_main]
 
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
 use vm_boot::{Boot, Image, Protocol};
 use vm_cpu::RamLayout;
+use vmm_fuzz::Memory;
 
-const LAYOUT: RamLayout = RamLayout { bytes: 4 << 20 };
+/// The least there can be, which is much to clear behind a kernel as it is.
+const LAYOUT: RamLayout = RamLayout { bytes: Boot::MIN_MEMORY };
+
+static MEMORY: LazyLock<Memory> = LazyLock::new(|| Memory::new(LAYOUT.bytes));
 
 fuzz_target!(|data: &[u8]| {
     let mut bytes = data.to_vec();
@@ -19,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     for protocol in [Protocol::Pvh, Protocol::Multiboot, Protocol::Linux64] {
         let Ok(image) = Image::from_bytes("fuzz", bytes.clone()) else { return };
         let Ok(boot) = Boot::new(image, None, "console=ttyS0", 1) else { return };
-        let ram = LAYOUT.allocate().expect("4 MiB of guest memory");
+        let ram = MEMORY.fresh();
         if let Ok(start) = boot.with_protocol(protocol).load(&ram, LAYOUT) {
             assert!((1 << 20..LAYOUT.bytes).contains(&start.gprs.rip));
         }

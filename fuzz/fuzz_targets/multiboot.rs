@@ -6,12 +6,18 @@
 
 #![no_main]
 
+use std::sync::LazyLock;
+
 use libfuzzer_sys::fuzz_target;
 use vm_boot::{Boot, Image, Initrd};
 use vm_cpu::RamLayout;
+use vmm_fuzz::Memory;
 
-const LAYOUT: RamLayout = RamLayout { bytes: 4 << 20 };
+/// The least there can be, which is much to clear behind a kernel as it is.
+const LAYOUT: RamLayout = RamLayout { bytes: Boot::MIN_MEMORY };
 const MAGIC: u32 = 0x1bad_b002;
+
+static MEMORY: LazyLock<Memory> = LazyLock::new(|| Memory::new(LAYOUT.bytes));
 
 fuzz_target!(|input: (u32, [u32; 5], &[u8], &[u8])| {
     let (flags, addresses, before, after) = input;
@@ -25,7 +31,7 @@ fuzz_target!(|input: (u32, [u32; 5], &[u8], &[u8])| {
     let Ok(image) = Image::from_bytes("fuzz", file) else { return };
     let module = Initrd::from_bytes("module", vec![1; 100]).expect("not empty");
     let Ok(boot) = Boot::new(image, [module], "", 1) else { return };
-    let ram = LAYOUT.allocate().expect("4 MiB of guest memory");
+    let ram = MEMORY.fresh();
     if let Ok(start) = boot.load(&ram, LAYOUT) {
         assert!((1 << 20..LAYOUT.bytes).contains(&start.gprs.rip));
     }

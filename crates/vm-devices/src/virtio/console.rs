@@ -125,6 +125,30 @@ impl VirtioConsole {
     }
 }
 
+/// What the two threads do, a step at a time and on the caller's thread: for `fuzz/`, where the same
+/// input has to do the same whenever it is tried.
+#[cfg(fuzzing)]
+impl VirtioConsole {
+    /// Input, if it is wanted; how many bytes were taken.
+    pub fn step_input(&self, bytes: &[u8]) -> usize {
+        self.stream.with(|port| {
+            let wanted = port.wants_input();
+            if wanted { port.push(bytes) } else { 0 }
+        })
+    }
+
+    /// At most `limit` bytes of the output that waits, none while suspended.
+    pub fn step_output(&self, limit: usize) -> Vec<u8> {
+        let mut chunk = Vec::new();
+        self.stream.with(|port| {
+            if !port.is_held() {
+                port.take(&mut chunk, limit);
+            }
+        });
+        chunk
+    }
+}
+
 fn kind() -> Kind {
     Kind {
         id: 3,

@@ -39,6 +39,8 @@ mod ring;
 mod rng;
 mod shared;
 mod show;
+#[cfg(fuzzing)]
+mod step;
 mod worker;
 
 use std::fmt::{self, Debug};

@@ -123,6 +123,19 @@ impl Shared {
         }
     }
 
+    /// A request, if there is one now.
+    #[cfg(fuzzing)]
+    pub(super) fn next_now(&self) -> Option<Taken> {
+        let mut state = self.lock();
+        loop {
+            match state.next(&self.ram) {
+                Next::Serve(taken) => return Some(taken),
+                Next::Look => {}
+                Next::Wait | Next::End => return None,
+            }
+        }
+    }
+
     /// Gives a request back, unless the device was reset since.
     pub(super) fn finish(&self, taken: Taken, served: &Result<u32, Stop>) {
         if let Err(Stop::Refused(refusal)) = served {
