@@ -204,9 +204,9 @@ impl<T> Answer<T> {
         self.word.load() & DONE != 0
     }
 
-    /// Sleeps until the reply is in place; `false` if `deadline` passed first.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> bool {
-        sleep_until(&self.word, DONE, deadline)
+    /// Sleeps until the reply is in place or `deadline` passed.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) {
+        sleep_until(&self.word, DONE, deadline);
     }
 
     /// The reply, once.
@@ -341,17 +341,17 @@ impl Node {
     }
 }
 
-fn sleep_until(futex: &Futex, bit: u32, deadline: Option<Instant>) -> bool {
+fn sleep_until(futex: &Futex, bit: u32, deadline: Option<Instant>) {
     loop {
         let word = futex.load();
         if word & bit != 0 {
-            return true;
+            return;
         }
         if word & SLEEPER == 0 && futex.compare_exchange(word, word | SLEEPER).is_err() {
             continue;
         }
         if !futex.wait(word | SLEEPER, ANYONE, deadline) {
-            return futex.load() & bit != 0;
+            return; // it is over
         }
     }
 }
