@@ -224,6 +224,19 @@ fn a_detach_ends_though_the_vm_is_suspended_reset_or_powered_off_meanwhile() {
 }
 
 #[test]
+fn a_detach_ends_though_the_disks_thread_panics() {
+    let Busy { machine, asked, go } = Busy::new();
+    let begun = machine.device.begin(Change::Detach).expect("begins");
+    // The host has nobody to wait for.
+    drop(go);
+    let settled = machine.device.settle(begun, LIMIT);
+    settled.expect("nothing is under way any more");
+    assert_eq!(capacity(&machine.device), 0);
+    assert!(asked.recv_timeout(LIMIT).is_err(), "the image is closed");
+    assert!(machine.device.power_on().is_err());
+}
+
+#[test]
 fn a_request_refused_by_a_full_host_is_failed_by_a_detach_and_never_served_elsewhere() {
     for (replaces, suspends) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut machine = Machine::new();
