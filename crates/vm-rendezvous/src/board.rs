@@ -441,3 +441,30 @@ fn flow_of(rank: u32) -> Flow {
         _ => Flow::Stop,
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbours_sleep_under_masks_of_their_own() {
+        let masks = |bed: &dyn Fn(u32) -> Bed| (64..96).fold(0, |all, n| all | bed(n).mask());
+        assert_eq!(masks(&Bed::Gate), u32::MAX);
+        assert_eq!(masks(&|n| Bed::Home(n.into())), u32::MAX);
+        assert_eq!(
+            Bed::Gate(33).mask(),
+            Bed::Gate(1).mask(),
+            "its gate differs"
+        );
+    }
+
+    #[test]
+    fn wakes_for_two_are_wakes_for_all_and_for_one_twice_for_that_one() {
+        let (one, two) = (Reach::One(1), Reach::One(2));
+        assert_eq!(one.and(two), Reach::All);
+        assert_eq!(one.and(one), one);
+        assert_eq!(one.and(Reach::Nobody), one);
+        assert_eq!(Reach::Nobody.and(two), two);
+        assert_eq!(Reach::All.and(one), Reach::All);
+    }
+}
