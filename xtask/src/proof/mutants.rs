@@ -169,8 +169,9 @@ fn mutants(package: &str, args: &Choice, judge: Judge) -> Result<Command> {
         .env("CARGO_PROFILE_DEV_DEBUG", "0")
         .env("CARGO_PROFILE_TEST_DEBUG", "0")
         .args(["mutants", "--package", package, "--no-shuffle"])
-        // Tests that are left out of the models are no tests to the tool.
+        // Tests that are left out of the models are no tests to the tool; the kit is tests too.
         .args(["--exclude-re", "(replace|in) tests::"])
+        .args(["--exclude", "**/kit/*"])
         .arg("--output")
         .arg(output(package, judge));
     match judge {
