@@ -11,6 +11,7 @@
 mod boot;
 mod disk;
 mod native;
+mod pause;
 
 use std::collections::BTreeMap;
 
@@ -88,10 +89,12 @@ pub(crate) fn main(args: &Args) -> Result<u8> {
     }
     if wanted(Part::Lab) {
         rows.extend(boot::rows(effort, &peers)?);
+        rows.extend(pause::lab_rows(effort)?);
         rows.extend(disk::rows(effort, &peers)?);
     }
     if wanted(Part::Native) {
         rows.extend(native::rows(effort)?);
+        rows.extend(pause::native_rows(effort)?);
     }
     if args.json {
         for row in &rows {

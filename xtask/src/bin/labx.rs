@@ -5,7 +5,7 @@
 //!
 //! One file without dependencies, so that the lab setup builds it with rustc alone in a second.
 //! Verbs: `exit N`, `hold`, `now`, `run CMD...`, `until MARKER SECONDS GUEST_MIB CMD...`,
-//! `io PATH MIB COUNT`.
+//! `io PATH MIB COUNT`, `rounds SOCKET COUNT`.
 //! As process 1 it is the smallest guest: it says that it was reached, and waits.
 
 // UNSAFETY: port I/O, KVM ioctls and wait4 have no wrapper in std, and there is no dependency.
@@ -21,11 +21,12 @@
 
 use std::ffi::{c_int, c_long, c_ulong, c_void};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Error, Read as _, Result};
+use std::io::{BufRead as _, BufReader, Error, Read as _, Result, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// isa-debug-exit of the lab: QEMU ends with status (value << 1) | 1.
 const EXIT_PORT: u16 = 0xf4;
@@ -70,10 +71,11 @@ fn main() -> ExitCode {
             until(marker, seconds, mib, command)
         }
         ["io", path, mib, count] => io(path, mib, count).map(|()| 0),
+        ["rounds", socket, count] => rounds(socket, count).map(|()| 0),
         _ => {
             eprintln!(
                 "usage: labx exit N | hold | now | run CMD... | until MARKER S MIB CMD... | \
-                 io PATH MIB COUNT"
+                 io PATH MIB COUNT | rounds SOCKET COUNT"
             );
             return ExitCode::from(2);
         }
@@ -307,4 +309,36 @@ fn rate(count: u64, mut step: impl FnMut(u64) -> Result<()>) -> Result<f64> {
         step(n)?;
     }
     Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Suspends and resumes the VM behind a control socket, `count` times, as a client that stays
+/// connected. Prints `rounds suspend MS resume MS`: medians, from the request's line to its reply's.
+fn rounds(socket: &str, count: &str) -> Result<()> {
+    let count: u32 = count.parse().map_err(Error::other)?;
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut replies = BufReader::new(stream.try_clone()?);
+    let mut ask = |request: &str| {
+        let (mut reply, start) = (String::new(), Instant::now());
+        stream.write_all(request.as_bytes())?;
+        replies.read_line(&mut reply)?;
+        if reply.contains("\"ok\":true") {
+            Ok(start.elapsed().as_secs_f64() * 1e3)
+        } else {
+            Err(Error::other(format!("{request}{reply}")))
+        }
+    };
+    ask("{\"op\":\"wait\",\"until\":[\"RUNNING\"]}\n")?;
+    let (mut suspends, mut resumes) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        suspends.push(ask("{\"op\":\"suspend\"}\n")?);
+        resumes.push(ask("{\"op\":\"resume\"}\n")?);
+    }
+    let median = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied().unwrap_or_default()
+    };
+    let (suspend, resume) = (median(suspends), median(resumes));
+    println!("rounds suspend {suspend:.4} resume {resume:.4}");
+    Ok(())
 }
