@@ -156,7 +156,7 @@ impl Registers {
             *to = *from;
         }
         self.generation = self.generation.wrapping_add(1);
-        self.untold = self.status != 0;
+        self.untold = true;
     }
 
     /// Tells the driver of changes that it does not know of. One that is not ready yet may have read

@@ -223,7 +223,10 @@ fn a_driver_that_is_not_ready_is_told_when_it_is() {
     assert_eq!(disk.read(0x60), 0);
     disk.write(0x70, 15);
     assert_eq!(disk.interrupt(), CONFIG_CHANGED);
-    // What was there when it began is no news.
+    // What was there when it began anew is no news.
+    disk.accept(disk.offered());
+    let third = image(&disk, "third", 16, 0);
+    change(&disk, Change::Replace(third)).unwrap();
     disk.start(0);
     assert_eq!(disk.read(0x60), 0);
     assert_eq!(capacity(&disk), 16);
