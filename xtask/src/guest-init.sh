@@ -4,7 +4,7 @@
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
 # environment variable: once, memory, echo, console, disk, disk-full, disk-reboot, disk-sync,
-# disk-bulk (with mib=N), disk-rate, ext4, clock, button, cpus, busy, reboot, idle, or (none) a shell.
+# disk-attach, disk-bulk (with mib=N), disk-rate, ext4, clock, button, cpus, busy, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
 $bb mount -t devtmpfs dev /dev
@@ -98,6 +98,38 @@ disk-sync)
         printf 'block %07d' $n | dd of=/dev/vda bs=512 seek=$n conv=fsync 2>/dev/null
         echo "vmm: guest synced $n"
     done
+    ;;
+disk-attach)
+    load_modules
+    size() {
+        cat /sys/block/vda/size
+    }
+    # Waits until the disk has another size than $1.
+    another_size() {
+        for step in $(seq 1 800); do
+            [ "$(size)" != "$1" ] && break
+            sleep 0.1
+        done
+        echo "vmm: guest disk has $(size) sectors"
+    }
+    # To the sector $1.
+    write() {
+        printf 'disk %d' "$1" | dd of=/dev/vda bs=512 seek="$1" conv=fsync 2>/dev/null
+    }
+    read_all() {
+        echo 3 >/proc/sys/vm/drop_caches
+        sum=$(md5sum </dev/vda)
+        echo "vmm: guest reads md5 ${sum%% *}"
+    }
+    write 0 && echo "vmm: guest wrote to its disk of $(size) sectors"
+    another_size 8192
+    echo "vmm: guest reads $(wc -c </dev/vda) bytes"
+    write 0 || echo "vmm: guest cannot write"
+    another_size 0
+    read_all
+    write 16383 && echo "vmm: guest wrote to its disk of $(size) sectors"
+    another_size 16384
+    read_all
     ;;
 button)
     load_modules

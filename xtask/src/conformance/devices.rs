@@ -144,12 +144,10 @@ const PAGES: [&str; 4] = [
 /// Those that do not apply, or not yet.
 pub(crate) const EXEMPT: &[&str] = &[
     "P03 devices are made by the board, which is code: no name or number is read from anywhere",
-    "P04 a device has no drivers below it: what it works on is given to it when it is made",
     "P05 a device has no drivers below it: up in order of construction, down in reverse",
     "P07 a device has no drivers below it: a device waits for its own work alone",
     "P09 a device takes time by what its own hook leaves pending: there is no call to make elsewhere",
     "P11 not yet: nothing loads a state; it comes with the saved-state format",
-    "P12 a device has no drivers below it, and none comes or goes while the VM runs",
     "P13 a device's threads are its own: it is pending until they rest, which P08 bounds and names",
     "P14 there is no queue beside a device's own: what an access asks for, its EMT does in order",
     "P16 not yet: nothing loads a state; it comes with the saved-state format",

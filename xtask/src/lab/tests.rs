@@ -5,6 +5,7 @@
 //! `vmm`, `guest.cpio`, `e2fs.cpio`, `xen`, `vmlinux-K`, `vmlinuz-K` and `modules-K.cpio` for both guest kernels, and the KVM engine's
 //! test programs as `test-NAME`.
 
+mod attach;
 mod clocks;
 mod files;
 mod kernels;
@@ -53,6 +54,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     for guest in Kernel::ALL {
         checks.push(disk(guest));
         checks.push(disk_full(guest));
+        checks.push(attach::images(guest));
         checks.push(as_is(guest));
         checks.push(two_cpus(guest));
         checks.push(reset(guest));
