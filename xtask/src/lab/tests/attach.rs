@@ -3,7 +3,7 @@
 
 //! A check of a disk whose image comes and goes while Linux works with it.
 
-use super::{BOOT_LIMIT_S, Check, run};
+use super::{BOOT_LIMIT_S, Check, run_with_drivers};
 use crate::lab::setup::Kernel;
 
 /// The guest writes to its disk, finds it empty, then another of another size, whose bytes it reads,
@@ -11,15 +11,7 @@ use crate::lab::setup::Kernel;
 pub(super) fn images(guest: Kernel) -> Check {
     let kernel = guest.name();
     let options = "--disk first.img --control vm.sock";
-    let vmm = run(
-        &format!("vmlinux-{kernel}"),
-        1,
-        "256M",
-        options,
-        "disk-attach",
-    );
-    let initrds = format!("--initrd guest.cpio --initrd modules-{kernel}.cpio");
-    let vmm = vmm.replace("--initrd guest.cpio", &initrds);
+    let vmm = run_with_drivers(guest, options, "disk-attach");
     let script = format!(
         "truncate -s 4M first.img
          seq 1 2000000 | head -c 8388608 >second.img
