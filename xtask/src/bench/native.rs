@@ -48,9 +48,8 @@ pub(super) fn rows(effort: Effort) -> Result<Vec<Row>> {
     Ok(compare(&one, &many))
 }
 
-/// Starts a VM, looks at it when it runs, and kills it.
-fn start(vmm: &Path, kernel: &Path, cpus: u32) -> Result<Started> {
-    let socket = workspace::target().join(format!("bench-{}.sock", std::process::id()));
+/// Runs a VM that is silent and ends with us.
+pub(super) fn command(vmm: &Path, kernel: &Path, cpus: u32, socket: &Path) -> Command {
     let mut command = Command::new(vmm);
     command
         .args(["run", "--memory", &format!("{MEMORY_MIB}M")])
@@ -58,11 +57,18 @@ fn start(vmm: &Path, kernel: &Path, cpus: u32) -> Result<Started> {
         .arg("--kernel")
         .arg(kernel)
         .arg("--control")
-        .arg(&socket)
+        .arg(socket)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     sys::tie_to_us(&mut command);
+    command
+}
+
+/// Starts a VM, looks at it when it runs, and kills it.
+fn start(vmm: &Path, kernel: &Path, cpus: u32) -> Result<Started> {
+    let socket = workspace::target().join(format!("bench-{}.sock", std::process::id()));
+    let mut command = command(vmm, kernel, cpus, &socket);
     let begun = Instant::now();
     let mut child = command.spawn().context("cannot start vmm")?;
     let seen = look(&mut child, &socket, begun);

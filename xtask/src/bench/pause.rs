@@ -5,15 +5,15 @@
 //! line to its reply's, on this host's KVM and in the lab, whose clock counts instructions.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Effort, Row};
+use super::{Effort, Row, native};
 use crate::lab::qemu::{self, Clock, End, Job, Talk};
 use crate::lab::setup::{Files, Kernel};
-use crate::{product, sys, workspace};
+use crate::{product, workspace};
 
 const LAB: Kernel = Kernel::V6_12;
 const GUEST: Kernel = Kernel::V6_1;
@@ -43,16 +43,7 @@ pub(super) fn native_rows(effort: Effort) -> Result<Vec<Row>> {
     let files = Files::ensure(&[GUEST])?;
     let vmm = product::vmm()?;
     let socket = workspace::target().join(format!("pause-{}.sock", std::process::id()));
-    let mut command = Command::new(vmm);
-    command
-        .args(["run", "--memory", &format!("{MEMORY_MIB}M"), "--kernel"])
-        .arg(files.vmlinux(GUEST))
-        .arg("--control")
-        .arg(&socket)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    sys::tie_to_us(&mut command);
+    let mut command = native::command(&vmm, &files.vmlinux(GUEST), 1, &socket);
     let mut child = command.spawn().context("cannot start vmm")?;
     let begun = Instant::now();
     while !socket.exists() && begun.elapsed() < LIMIT && child.try_wait()?.is_none() {
