@@ -393,7 +393,11 @@ fn main() {
         for (name, how) in orders {
             let ordered = format!("rendezvous of {count}, {name}");
             let mut whole = || ours(how, count, times).1;
-            let peer = ("baton: a futex each", 1.2, "");
+            let peer = (
+                "baton: a futex each",
+                1.2,
+                "the turn is handed on under a lock, the baton without",
+            );
             row(rounds, (&ordered, "us"), &mut whole, peer, &mut || {
                 baton(count, times)
             });

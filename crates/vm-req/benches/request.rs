@@ -274,9 +274,17 @@ fn waiting(rounds: Rounds, idle: Idle) {
         let (queues, _server) = emt(idle);
         each(count, gap, || call(&queues))
     };
-    let (limit, channel) = match idle {
-        Idle::Poll => (2.0, 0.35),
-        Idle::Sleep => (1.03, 1.0),
+    let (limit, channel, why) = match idle {
+        Idle::Poll => (
+            2.0,
+            0.35,
+            "at the machine's slower pace, when a line to and fro takes several times as long",
+        ),
+        Idle::Sleep => (
+            1.03,
+            1.0,
+            "a channel's caller spins while the other side wakes; ours sleeps, and its CPU is free",
+        ),
     };
     match idle {
         Idle::Poll => row(
@@ -303,7 +311,11 @@ fn waiting(rounds: Rounds, idle: Idle) {
             rounds,
             bench,
             &mut ours,
-            ("limit: futex to and fro", limit, ""),
+            (
+                "limit: futex to and fro",
+                limit,
+                "within what repeats: both are two wake-ups by the same system call",
+            ),
             &mut || {
                 let (pair, _server) = futex_ping_pong();
                 each(count, gap, || {
@@ -319,7 +331,7 @@ fn waiting(rounds: Rounds, idle: Idle) {
         rounds,
         bench,
         &mut ours,
-        ("crossbeam-channel", channel, ""),
+        ("crossbeam-channel", channel, why),
         &mut || {
             let (sender, _server) = crossbeam(idle);
             each(count, gap, || crossbeam_call(&sender))
@@ -329,7 +341,7 @@ fn waiting(rounds: Rounds, idle: Idle) {
         rounds,
         bench,
         &mut ours,
-        ("std mpsc", channel, ""),
+        ("std mpsc", channel, why),
         &mut || {
             let (sender, _server) = std_mpsc(idle);
             each(count, gap, || mpsc_call(&sender))

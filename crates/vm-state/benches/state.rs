@@ -134,7 +134,7 @@ fn reading(rounds: Rounds) {
         })
     });
     let usual = Usual::new(Notify::Never, 0);
-    let peer = ("Mutex", 0.2, "");
+    let peer = ("Mutex", 0.2, "nobody else wants the lock: two instructions");
     row(rounds, ("state, read", "ns"), &mut ours, peer, &mut || {
         each(count, || {
             black_box(black_box(&usual).read());
