@@ -171,7 +171,7 @@ fn mutants(package: &str, args: &Choice, judge: Judge) -> Result<Command> {
         .args(["mutants", "--package", package, "--no-shuffle"])
         // Tests that are left out of the models are no tests to the tool; the kit is tests too.
         .args(["--exclude-re", "(replace|in) tests::"])
-        .args(["--exclude", "**/kit/*"])
+        .args(["--exclude", "**/kit/*", "--exclude", "**/kit.rs"])
         .arg("--output")
         .arg(output(package, judge));
     match judge {
