@@ -325,12 +325,11 @@ fn both(ours: &Measured, against: &str, theirs: Measured, why: &str) -> [Row; 2]
     ]
 }
 
-/// What a second vCPU costs, and what the others need then. A boot that stalled is in no median; if
-/// there is no other, it is what its cell says.
+/// What a second vCPU costs, and what the others need then. A boot that stalled is in no median, and
+/// leaves its cell empty if there is no other.
 fn with_two_cpus(said: &str, qemu: &str) -> Result<Vec<Row>> {
     let measured = medians(said)?;
     let start = |name: &str| measured.get(name).map(|boots| boots.start_ms);
-    let cell = |ms: Option<f64>| ms.map_or_else(|| "stalled".into(), Value::from);
     let stalls = |names: [&str; 2]| {
         let count = |name| lines(said, STALL, name);
         let all = names.map(|name| (name, count(name), count(name) + lines(said, MARK, name)));
@@ -344,10 +343,10 @@ fn with_two_cpus(said: &str, qemu: &str) -> Result<Vec<Row>> {
         let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
         Row {
             bench: "start to guest init with 2 vCPUs, icount".into(),
-            ours: cell(ours),
-            unit: if ours.is_some() { "ms" } else { "" }.into(),
+            ours: ours.into(),
+            unit: "ms".into(),
             against: against.into(),
-            theirs: cell(theirs),
+            theirs: theirs.into(),
             ratio: ratio.into(),
             target: Value::Null,
             met: Value::Null,
@@ -415,7 +414,7 @@ mod tests {
         );
         assert_eq!(
             (&rows[1].theirs, &rows[1].ratio),
-            (&"stalled".into(), &Value::Null)
+            (&Value::Null, &Value::Null)
         );
         assert!(
             rows[1].why.ends_with("; 2 of 2 of qemu stalled"),

@@ -31,6 +31,10 @@ const HOST: &str = "host";
 const QEMU: &str = "qemu";
 const WHY_HOST: &str = "one request at a time: exits and a thread's wake-up are not the host's";
 
+/// `labx io` calls reads in order so.
+const READS: &str = "read";
+const WHY_SHORT: &str = "; ours copies each byte once more, through a buffer of the device";
+
 /// One run of `labx io`: name and figure, as it prints them.
 type Figures = Vec<(String, f64)>;
 
@@ -63,8 +67,8 @@ pub(super) fn rows(effort: Effort, peers: &[Peer]) -> Result<Vec<Row>> {
     } else {
         Amount {
             rounds: 2,
-            mib: 64,
-            pages: 4000,
+            mib: 32,
+            pages: 1000,
         }
     };
     let mut others = vec![qemu(&amount)?];
@@ -246,16 +250,19 @@ fn compare(said: &str, others: &[Other]) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for other in others {
         let theirs = figures(said, other.name)?;
-        rows.extend(
-            ours.iter()
-                .zip(&theirs)
-                .map(|((name, ours), (_, theirs))| Row {
-                    target: ">= 1".into(),
-                    met: (ours >= theirs).into(),
-                    why: other.why.clone(),
-                    ..row(name, *ours, other.name, *theirs)
-                }),
-        );
+        rows.extend(ours.iter().zip(&theirs).map(|((name, ours), (_, theirs))| {
+            let short = if ours < theirs && other.name == QEMU && name == READS {
+                WHY_SHORT
+            } else {
+                ""
+            };
+            Row {
+                target: ">= 1".into(),
+                met: (ours >= theirs).into(),
+                why: format!("{}{short}", other.why),
+                ..row(name, *ours, other.name, *theirs)
+            }
+        }));
     }
     let host = figures(said, HOST)?;
     rows.extend(ours.iter().zip(&host).map(|((name, ours), (_, host))| Row {
@@ -292,9 +299,9 @@ mod tests {
     fn each_access_of_a_guest_is_compared_with_the_others_and_the_hosts() {
         let said = "host: io write 800.0 read 900 page-write 1000 page-read 2000\r\nnoise\r\n\
             vmm: io write 300.0 read 450.0 page-write 100 page-read 50\r\n\
-            qemu: io write 200 read 450 page-write 200 page-read 25\r\n\
+            qemu: io write 200 read 900 page-write 200 page-read 25\r\n\
             vmm: io write 500.0 read 450.0 page-write 100 page-read 50\r\n\
-            qemu: io write 200 read 450 page-write 200 page-read 25\r\n";
+            qemu: io write 200 read 900 page-write 200 page-read 25\r\n";
         let others = [Other {
             name: QEMU,
             command: String::new(),
@@ -311,7 +318,7 @@ mod tests {
             "disk, 4 KiB writes anywhere, icount",
             "disk, 4 KiB reads anywhere, icount",
         ];
-        let qemu = [(2.0, true), (1.0, true), (0.5, false), (2.0, true)];
+        let qemu = [(2.0, true), (0.5, false), (0.5, false), (2.0, true)];
         let host = [0.5, 0.5, 0.1, 0.025];
         let qemu = names
             .iter()
@@ -323,6 +330,10 @@ mod tests {
             .map(|(name, ratio)| (*name, Some(ratio), None));
         assert_eq!(seen, qemu.chain(host).collect::<Vec<_>>());
         assert_eq!(rows[0].unit, "MB/s");
+        assert_eq!(
+            (rows[0].why.as_str(), rows[1].why.as_str()),
+            ("", WHY_SHORT)
+        );
         assert!(compare("host: io write 1\n", &others).is_err());
         assert!(compare("host: io write\nvmm: io write\n", &[]).is_err());
     }
