@@ -41,8 +41,6 @@ pub(crate) struct Primary {
     pub(crate) ram: Option<GuestRam>,
     pub(crate) machine: Option<Arc<dyn Machine>>,
     pub(crate) devices: Option<Devices>,
-    /// The guest's clock at suspend, put back at resume.
-    pub(crate) clock_ns: Option<u64>,
 }
 
 /// An EMT's context: what requests, rendezvous callbacks and components get.

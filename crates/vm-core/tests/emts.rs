@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::{DESTROY, LIMIT, Machine, busy, spec, until};
 use vm_core::{Flight, Parts, Vm, VmError};
 use vm_cpu::script::{Fault, Gate, Script, ScriptEngine};
-use vm_cpu::{CpuError, Engine, GuestRam, IrqMode, MachineSpec, Msi, Vcpu};
+use vm_cpu::{CpuError, Engine, GuestRam, Held, IrqMode, MachineSpec, Msi, Vcpu};
 use vm_emt::{Flow, Phase};
 use vm_rendezvous::How;
 use vm_state::{ResumeReason, State, SuspendReason};
@@ -75,6 +75,12 @@ impl vm_cpu::Machine for FailingMachine {
     }
     fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
         self.inner.set_clock_ns(ns)
+    }
+    fn hold_time(&self) -> Result<Held, CpuError> {
+        self.inner.hold_time()
+    }
+    fn let_time_go(&self) -> Result<(), CpuError> {
+        self.inner.let_time_go()
     }
 }
 

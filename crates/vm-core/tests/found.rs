@@ -9,75 +9,11 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
-use common::{Machine, busy, spec, taken, until};
+use common::{Machine, busy, spec, until};
 use vm_core::{BoxError, Built, Cancel, Closing, Emt, Intent, Parts, Saver, Vm, VmError, Vote};
 use vm_cpu::script::{Script, ScriptEngine};
-use vm_cpu::{CpuError, Engine, GuestRam, MachineSpec, Msi, Vcpu};
 use vm_pdm::{BusBuilder, Devices, Effect, IoCtx, IoHandler};
 use vm_state::{State, SuspendReason};
-
-/// The scripted engine with a clock that cannot be read.
-#[derive(Debug)]
-struct NoClock(Arc<ScriptEngine>);
-
-#[derive(Debug)]
-struct NoClockMachine(Arc<dyn vm_cpu::Machine>);
-
-impl Engine for NoClock {
-    fn name(&self) -> &'static str {
-        self.0.name()
-    }
-    fn create(
-        &self,
-        spec: &MachineSpec,
-        ram: &GuestRam,
-    ) -> Result<Arc<dyn vm_cpu::Machine>, CpuError> {
-        Ok(Arc::new(NoClockMachine(self.0.create(spec, ram)?)))
-    }
-}
-
-impl vm_cpu::Machine for NoClockMachine {
-    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, CpuError> {
-        self.0.create_vcpu(id)
-    }
-    fn deliver_msi(&self, msi: Msi) -> Result<(), CpuError> {
-        self.0.deliver_msi(msi)
-    }
-    fn route_pins(&self, pins: &[Option<Msi>]) -> Result<(), CpuError> {
-        self.0.route_pins(pins)
-    }
-    fn clock_ns(&self) -> Result<u64, CpuError> {
-        Err(CpuError::Invalid {
-            what: "clock".into(),
-            why: "this one has none".into(),
-        })
-    }
-    fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
-        self.0.set_clock_ns(ns)
-    }
-}
-
-#[test]
-fn a_suspend_that_cannot_read_the_clock_wakes_the_devices_again() {
-    let machine = Machine::new(busy());
-    let mut parts = machine.parts();
-    parts.engine = Arc::new(NoClock(Arc::clone(&machine.engine)));
-    let vm = Vm::create(spec(2), parts).unwrap();
-    vm.power_on().unwrap();
-    taken(&machine.log);
-    assert!(vm.suspend(SuspendReason::User).is_err());
-    assert_eq!(vm.state(), State::Running);
-    assert_eq!(
-        taken(&machine.log),
-        [
-            "second suspend",
-            "first suspend",
-            "first resume",
-            "second resume"
-        ],
-        "the guest runs, so its devices do"
-    );
-}
 
 /// A saver with one live pass; `act` runs in it.
 struct OnePass<'a> {

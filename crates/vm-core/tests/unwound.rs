@@ -17,7 +17,7 @@ use std::time::Instant;
 use common::{DESTROY, Machine, busy, spec};
 use vm_core::{Component, Emt, Outcome, Parts, Round, Vm, VmError, VmSpec};
 use vm_cpu::script::ScriptEngine;
-use vm_cpu::{CpuError, Engine, GuestRam, Machine as CpuMachine, MachineSpec, Msi, Vcpu};
+use vm_cpu::{CpuError, Engine, GuestRam, Held, Machine as CpuMachine, MachineSpec, Msi, Vcpu};
 
 /// Times each failure is provoked.
 const TIMES: u32 = 50;
@@ -113,6 +113,12 @@ impl CpuMachine for FailingMachine {
     }
     fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
         self.inner.set_clock_ns(ns)
+    }
+    fn hold_time(&self) -> Result<Held, CpuError> {
+        self.inner.hold_time()
+    }
+    fn let_time_go(&self) -> Result<(), CpuError> {
+        self.inner.let_time_go()
     }
 }
 

@@ -267,6 +267,12 @@ const LOOKED_AT: &[Row] = &[
         "TSC of another frequency",
     ),
     (
+        "KVM_CAP_VCPU_ATTRIBUTES",
+        kb::KVM_CAP_VCPU_ATTRIBUTES,
+        Need::Optional,
+        "a TSC that can stop",
+    ),
+    (
         "KVM_CAP_BINARY_STATS_FD",
         kb::KVM_CAP_BINARY_STATS_FD,
         Need::Optional,

@@ -11,7 +11,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
-use kvm_bindings::{kvm_interrupt, kvm_sregs2, kvm_xsave};
+use kvm_bindings::{
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr, kvm_interrupt, kvm_sregs2, kvm_xsave,
+};
 use kvm_ioctls::{Kvm, VcpuFd};
 use libc::{Ioctl, c_void};
 
@@ -36,6 +38,9 @@ const GET_SREGS2: Ioctl = number(READ, 0xcc, size_of::<kvm_sregs2>());
 const SET_SREGS2: Ioctl = number(WRITE, 0xcd, size_of::<kvm_sregs2>());
 const GET_STATS_FD: Ioctl = number(NONE, 0xce, 0);
 const GET_XSAVE2: Ioctl = number(READ, 0xcf, XSAVE_BYTES);
+const SET_DEVICE_ATTR: Ioctl = number(WRITE, 0xe1, size_of::<kvm_device_attr>());
+const GET_DEVICE_ATTR: Ioctl = number(WRITE, 0xe2, size_of::<kvm_device_attr>());
+const HAS_DEVICE_ATTR: Ioctl = number(WRITE, 0xe3, size_of::<kvm_device_attr>());
 
 /// An ioctl number (Linux, `include/uapi/asm-generic/ioctl.h`) of the KVM range.
 #[expect(clippy::cast_possible_truncation, reason = "sizes are below 2^14")]
@@ -75,6 +80,33 @@ pub(crate) fn tsc_khz(vcpu: &VcpuFd) -> io::Result<u32> {
     let khz = unsafe { libc::ioctl(vcpu.as_raw_fd(), GET_TSC_KHZ, 0) };
     check(khz)?;
     u32::try_from(khz).map_err(io::Error::other)
+}
+
+/// Whether the vCPU's TSC has an offset that can be told and set (`KVM_VCPU_TSC_OFFSET`).
+pub(crate) fn has_tsc_offset(vcpu: &VcpuFd) -> bool {
+    on_tsc_offset(vcpu, HAS_DEVICE_ATTR, &mut 0).is_ok()
+}
+
+/// What KVM adds to the host's TSC, after scaling it, for the guest's.
+pub(crate) fn tsc_offset(vcpu: &VcpuFd) -> io::Result<u64> {
+    let mut offset = 0;
+    on_tsc_offset(vcpu, GET_DEVICE_ATTR, &mut offset)?;
+    Ok(offset)
+}
+
+pub(crate) fn set_tsc_offset(vcpu: &VcpuFd, mut offset: u64) -> io::Result<()> {
+    on_tsc_offset(vcpu, SET_DEVICE_ATTR, &mut offset)
+}
+
+/// The kernel reads or writes `offset`, 8 bytes, through the address in the argument.
+fn on_tsc_offset(vcpu: &VcpuFd, number: Ioctl, offset: &mut u64) -> io::Result<()> {
+    let mut argument = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: KVM_VCPU_TSC_OFFSET.into(),
+        addr: (&raw mut *offset).expose_provenance() as u64,
+        flags: 0,
+    };
+    call(vcpu, number, (&raw mut argument).cast())
 }
 
 /// The file in which KVM tells what it counts of a VM or a vCPU (`KVM_CAP_BINARY_STATS_FD`).

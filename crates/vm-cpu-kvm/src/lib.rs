@@ -41,6 +41,8 @@ mod speed;
 mod state;
 mod stats;
 mod sync;
+mod time;
+mod tsc;
 mod vcpu;
 
 pub use engine::KvmEngine;

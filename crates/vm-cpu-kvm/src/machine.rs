@@ -10,16 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kvm_bindings::{
     CpuId, KVM_CAP_BINARY_STATS_FD, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_TSC_DEADLINE_TIMER,
     KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_XSAVE2, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting,
-    kvm_clock_data, kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry,
-    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_msi,
+    kvm_cpuid_entry2, kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
+    kvm_irq_routing_msi, kvm_msi,
 };
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use vm_cpu::{CpuError, CpuModel, GuestRam, IrqMode, Machine, MachineSpec, Msi, Statistic, Vcpu};
+use vm_cpu::{
+    CpuError, CpuModel, GuestRam, Held, IrqMode, Machine, MachineSpec, Msi, Statistic, Vcpu,
+};
 
 use crate::cpuid::{self, Fit, Offer};
 use crate::engine::Facts;
 use crate::errno::{host_error, invalid};
 use crate::stats::Source;
+use crate::time::Time;
 use crate::vcpu::KvmVcpu;
 use crate::{ioctl, memory, model};
 
@@ -49,6 +52,7 @@ pub(crate) struct Inner {
     /// What the machine's CPU model has, before it is fitted to a vCPU.
     cpuid: Vec<kvm_cpuid_entry2>,
     pub(crate) spec: MachineSpec,
+    pub(crate) time: Time,
     _ram: GuestRam,
 }
 
@@ -93,6 +97,7 @@ impl KvmMachine {
             facts,
             cpuid,
             spec: spec.clone(),
+            time: Time::default(),
             _ram: ram.clone(),
         };
         let machine = Self {
@@ -257,23 +262,19 @@ impl Machine for KvmMachine {
     }
 
     fn clock_ns(&self) -> Result<u64, CpuError> {
-        let clock = self
-            .inner
-            .vm
-            .get_clock()
-            .map_err(|e| host_error("KVM_GET_CLOCK", None, e))?;
-        Ok(clock.clock)
+        self.inner.time.clock_ns(&self.inner.vm)
     }
 
     fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
-        let clock = kvm_clock_data {
-            clock: ns,
-            ..kvm_clock_data::default()
-        };
-        self.inner
-            .vm
-            .set_clock(&clock)
-            .map_err(|e| host_error("KVM_SET_CLOCK", None, e))
+        self.inner.time.set_clock_ns(&self.inner.vm, ns)
+    }
+
+    fn hold_time(&self) -> Result<Held, CpuError> {
+        self.inner.time.hold(&self.inner.vm)
+    }
+
+    fn let_time_go(&self) -> Result<(), CpuError> {
+        self.inner.time.let_go(&self.inner.vm)
     }
 
     fn statistics(&self) -> Vec<Statistic> {

@@ -8,9 +8,10 @@
 //! 1. system registers: mode, APIC base and EFER decide what later steps accept;
 //! 2. general registers;
 //! 3. XCR0, then the XSAVE image, whose components XCR0 must allow;
-//! 4. the TSC, frequency first: timers are set in its units. The first vCPU's value starts a new
-//!    count; KVM takes those of the others, less than a second away, for the same one, so that vCPUs
-//!    stay in step (Linux, `kvm_synchronize_tsc`);
+//! 4. the TSC, frequency first: timers are set in its units. While time is held its offset is set,
+//!    exactly. Otherwise the first vCPU's value starts a new count; KVM takes those of the others,
+//!    less than a second away, for the same one, so that vCPUs stay in step (Linux,
+//!    `kvm_synchronize_tsc`);
 //! 5. MSRs but the TSC deadline; 6. nested state, which needs EFER and the VMX MSRs;
 //! 7. the LAPIC page, which needs the APIC base; 8. the TSC deadline, which needs the LAPIC timer's
 //!    mode;
@@ -31,10 +32,7 @@ use vm_cpu::{CpuError, IrqMode, Registers};
 
 use crate::errno::{host_error, invalid};
 use crate::vcpu::KvmVcpu;
-use crate::{convert, ioctl, msrs};
-
-/// TSC frequencies closer than this are the same (Linux, `tsc_tolerance_ppm`).
-const TSC_TOLERANCE_PPM: u64 = 250;
+use crate::{convert, ioctl, msrs, tsc};
 
 /// LVT entries of the LAPIC (Intel SDM vol. 3, section 11.5.1) and what firmware leaves in them.
 const LVT_LINT0: usize = 0x350;
@@ -75,12 +73,11 @@ impl KvmVcpu {
     pub(crate) fn back_to_power_on(&mut self) -> Result<(), CpuError> {
         self.drop_pending()?;
         self.forget_window();
-        let Some(mut state) = self.power_on.clone() else {
+        let Some(state) = self.power_on.clone() else {
             return Ok(());
         };
         // The TSC goes on: stepping one vCPU's back would take it out of step with the others.
-        state.tsc = self.tsc()?;
-        self.set_state(&state)
+        self.set_all(&state, None)
     }
 
     fn host_fail(&self, op: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError + use<> {
@@ -109,7 +106,7 @@ impl KvmVcpu {
         }
     }
 
-    fn has(&self, cap: u32) -> bool {
+    pub(crate) fn has(&self, cap: u32) -> bool {
         self.inner.facts.host.value(cap) > 0
     }
 
@@ -129,15 +126,6 @@ impl KvmVcpu {
         self.fd
             .set_lapic(&lapic)
             .map_err(self.host_fail("KVM_SET_LAPIC"))
-    }
-
-    fn tsc(&self) -> Result<Tsc, CpuError> {
-        let khz = ioctl::tsc_khz(&self.fd).map_err(self.fail("KVM_GET_TSC_KHZ"))?;
-        let value = msrs::read(&self.fd, self.id, &[msrs::TSC])?;
-        Ok(Tsc {
-            khz,
-            value: value.first().map_or(0, |msr| msr.value),
-        })
     }
 
     fn activity(&self) -> Result<Activity, CpuError> {
@@ -313,31 +301,14 @@ impl KvmVcpu {
         if tsc.khz == 0 || self.has(kb::KVM_CAP_TSC_CONTROL) {
             return Ok(());
         }
-        let host = ioctl::tsc_khz(&self.fd).map_err(self.fail("KVM_GET_TSC_KHZ"))?;
-        let apart = u64::from(host.abs_diff(tsc.khz)) * 1_000_000;
-        if apart <= u64::from(host) * TSC_TOLERANCE_PPM {
+        let host = self.time.host_khz();
+        if tsc::same(tsc.khz, host) {
             return Ok(());
         }
         let wanted = tsc.khz;
         invalid(
             "tsc.khz",
             format!("{wanted} kHz, this host has {host} kHz and cannot scale"),
-        )
-    }
-
-    fn set_tsc(&self, tsc: Tsc) -> Result<(), CpuError> {
-        if tsc.khz != 0 && self.has(kb::KVM_CAP_TSC_CONTROL) {
-            self.fd
-                .set_tsc_khz(tsc.khz)
-                .map_err(self.host_fail("KVM_SET_TSC_KHZ"))?;
-        }
-        msrs::write(
-            &self.fd,
-            self.id,
-            &[Msr {
-                index: msrs::TSC,
-                value: tsc.value,
-            }],
         )
     }
 
@@ -372,6 +343,44 @@ impl KvmVcpu {
         }
         ioctl::set_xsave(&self.fd, &state.xsave, self.inner.xsave_bytes())
             .map_err(self.refused("xsave", "KVM_SET_XSAVE"))
+    }
+
+    /// Sets everything; the TSC only if one is given.
+    fn set_all(&mut self, state: &VcpuState, tsc: Option<Tsc>) -> Result<(), CpuError> {
+        self.set_system(state)?;
+        let regs = convert::kvm_gprs(&state.gprs);
+        self.fd
+            .set_regs(&regs)
+            .map_err(self.refused("gprs", "KVM_SET_REGS"))?;
+        self.set_xstate(state)?;
+        if let Some(tsc) = tsc {
+            self.set_tsc(tsc)?;
+        }
+        let (deadline, others): (Vec<Msr>, Vec<Msr>) = state
+            .msrs
+            .iter()
+            .partition(|msr| msr.index == msrs::TSC_DEADLINE);
+        msrs::write(&self.fd, self.id, &others)?;
+        if let Some(nested) = &state.nested {
+            ioctl::set_nested_state(&self.fd, nested)
+                .map_err(self.refused("nested", "KVM_SET_NESTED_STATE"))?;
+        }
+        if let Some(page) = &state.lapic {
+            self.set_lapic(page)?;
+        }
+        msrs::write(&self.fd, self.id, &deadline)?;
+        self.set_events(&state.events, state.activity)?;
+        let DebugRegs { db, dr6, dr7 } = state.debug;
+        let debug = kb::kvm_debugregs {
+            db,
+            dr6,
+            dr7,
+            ..kb::kvm_debugregs::default()
+        };
+        self.fd
+            .set_debug_regs(&debug)
+            .map_err(self.refused("debug", "KVM_SET_DEBUGREGS"))?;
+        self.set_activity(state.activity)
     }
 }
 
@@ -425,38 +434,7 @@ impl Registers for KvmVcpu {
 
     fn set_state(&mut self, state: &VcpuState) -> Result<(), CpuError> {
         self.check(state)?;
-        self.set_system(state)?;
-        let regs = convert::kvm_gprs(&state.gprs);
-        self.fd
-            .set_regs(&regs)
-            .map_err(self.refused("gprs", "KVM_SET_REGS"))?;
-        self.set_xstate(state)?;
-        self.set_tsc(state.tsc)?;
-        let (deadline, others): (Vec<Msr>, Vec<Msr>) = state
-            .msrs
-            .iter()
-            .partition(|msr| msr.index == msrs::TSC_DEADLINE);
-        msrs::write(&self.fd, self.id, &others)?;
-        if let Some(nested) = &state.nested {
-            ioctl::set_nested_state(&self.fd, nested)
-                .map_err(self.refused("nested", "KVM_SET_NESTED_STATE"))?;
-        }
-        if let Some(page) = &state.lapic {
-            self.set_lapic(page)?;
-        }
-        msrs::write(&self.fd, self.id, &deadline)?;
-        self.set_events(&state.events, state.activity)?;
-        let DebugRegs { db, dr6, dr7 } = state.debug;
-        let debug = kb::kvm_debugregs {
-            db,
-            dr6,
-            dr7,
-            ..kb::kvm_debugregs::default()
-        };
-        self.fd
-            .set_debug_regs(&debug)
-            .map_err(self.refused("debug", "KVM_SET_DEBUGREGS"))?;
-        self.set_activity(state.activity)
+        self.set_all(state, Some(state.tsc))
     }
 
     fn set_start(&mut self, start: &Start) -> Result<(), CpuError> {

@@ -20,6 +20,7 @@ use crate::kick::{Kernel, SignalOnly, Target};
 use crate::machine::Inner;
 use crate::run_page::RunPage;
 use crate::signal::current_tid;
+use crate::time::VcpuTime;
 
 /// [`Exit::InternalError`]'s suberror for a KVM exit that this engine does not know: this plus KVM's
 /// exit reason. KVM's own suberrors are small numbers.
@@ -80,6 +81,7 @@ pub struct KvmVcpu {
     pub(crate) power_on: Option<Box<VcpuState>>,
     hook: Option<EntryHook>,
     want: Window,
+    pub(crate) time: VcpuTime,
     pub(crate) inner: Arc<Inner>,
 }
 
@@ -111,11 +113,13 @@ impl KvmVcpu {
             power_on: None,
             hook: None,
             want: Window::Unwanted,
+            time: VcpuTime::new(&inner.time),
             inner,
         };
         if vcpu.tells_registers() {
             vcpu.page.want_registers();
         }
+        vcpu.meet_time()?;
         vcpu.power_on()?;
         Ok(vcpu)
     }
@@ -210,6 +214,7 @@ impl KvmVcpu {
     /// `KVM_RUN` until something for the caller happens.
     fn enter(&mut self) -> Result<Exit, CpuError> {
         let tid = self.tid()?;
+        self.keep_time()?;
         for _ in 0..AGAIN_LIMIT {
             self.page.set_exit_reason(kb::KVM_EXIT_UNKNOWN);
             self.target.publish(tid);

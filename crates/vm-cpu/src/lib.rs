@@ -7,7 +7,7 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Engine`] | a kind of CPU backend (KVM, scripted, later software): makes machines |
-//! | [`Machine`] | one VM inside an engine: makes vCPUs, delivers MSIs, owns the guest's clock |
+//! | [`Machine`] | one VM inside an engine: makes vCPUs, delivers MSIs, owns the guest's time, which can be [`Held`] |
 //! | [`Vcpu`] | one virtual processor, owned by its EMT: [`Entry`] in, [`Exit`] out |
 //! | [`Settled`] | proof that a vCPU's pending exit is finished; the only way to its state |
 //! | [`GuestRam`] | guest memory |
@@ -47,7 +47,9 @@ pub mod x86;
 
 pub use error::CpuError;
 pub use exit::{Entry, Exit};
-pub use machine::{Engine, IrqMode, Machine, MachineSpec, Msi, Registers, Settled, Vcpu, Window};
+pub use machine::{
+    Engine, Held, IrqMode, Machine, MachineSpec, Msi, Registers, Settled, Vcpu, Window,
+};
 pub use model::{Baseline, CpuModel, CpuidRegister, Feature};
 pub use ram::{GuestRam, RamLayout};
 pub use statistic::{Statistic, StatisticKind, StatisticUnit};

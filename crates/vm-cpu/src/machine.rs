@@ -42,6 +42,16 @@ pub struct Msi {
     pub data: u32,
 }
 
+/// What stands still while a machine's time is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// Every clock that the guest can read.
+    Everything,
+    /// The guest's clock, not the TSC, which this host does not let the engine move: a guest that
+    /// reads it finds that time passed.
+    ClockOnly,
+}
+
 /// A kind of CPU backend.
 pub trait Engine: Send + Sync + Debug {
     /// Name as the command line spells it.
@@ -80,18 +90,47 @@ pub trait Machine: Send + Sync + Debug {
     /// As [`Machine::deliver_msi`].
     fn route_pins(&self, pins: &[Option<Msi>]) -> Result<(), CpuError>;
 
-    /// The guest's clock in ns (kvm-clock), for save.
+    /// The guest's clock in ns (kvm-clock), for save. While time is held it is what it was then.
     ///
     /// # Errors
     /// [`CpuError::Host`] if the host refused.
     fn clock_ns(&self) -> Result<u64, CpuError>;
 
-    /// Sets the guest's clock. Done on resume, before any vCPU enters, so that the guest's clock
-    /// stood still while the VM was suspended.
+    /// Sets the guest's clock, for load. While time is held the clock stands there until time goes on.
     ///
     /// # Errors
     /// [`CpuError::Host`] if the host refused.
     fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError>;
+
+    /// From now on no time passes for the guest, whatever clock it reads: its clock and all its
+    /// vCPUs' TSCs stand still. No effect while time is held already.
+    ///
+    /// The state of a vCPU has the TSC as it was when this was called, for all vCPUs at the same
+    /// instant; the TSC of a state that is set is what the vCPU has when time goes on.
+    ///
+    /// The LAPIC's timer in the modes that count down from a register goes by the host's time in
+    /// engines that leave it to the host: an interrupt may come sooner than the guest's clocks say.
+    /// The TSC deadline does not.
+    ///
+    /// # Thread
+    /// Any, while all vCPUs are out of the guest. Until [`Machine::let_time_go`] nobody calls
+    /// [`Vcpu::run`]; everything else is allowed.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] if the host refused; time is not held then.
+    fn hold_time(&self) -> Result<Held, CpuError>;
+
+    /// Time goes on for the guest from where it was held. A machine whose time is not held is left
+    /// as it is. Each vCPU puts its TSC right at its next [`Vcpu::run`], all by the same amount, so
+    /// that the differences between them stay what they are.
+    ///
+    /// # Thread
+    /// As [`Machine::hold_time`]; what it returned must have happened before the next [`Vcpu::run`]
+    /// of any vCPU, as a rendezvous gives it.
+    ///
+    /// # Errors
+    /// [`CpuError::Host`] if the host refused; time is still held then.
+    fn let_time_go(&self) -> Result<(), CpuError>;
 
     /// What the engine counts of this machine and its vCPUs; nothing if it does not count, or cannot
     /// tell now. Any thread, while vCPUs run.

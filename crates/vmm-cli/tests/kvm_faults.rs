@@ -230,8 +230,10 @@ fn names(number: u64) -> &'static [&'static str] {
         0xbf => &["KVM_SET_NESTED_STATE"],
         0xcc => &["KVM_GET_SREGS2"],
         0xcd => &["KVM_SET_SREGS2"],
-        // A capability that is not there, and statistics that are not.
-        0x03 | 0xce => &[],
+        0xe1 => &["KVM_SET_DEVICE_ATTR"],
+        0xe2 => &["KVM_GET_DEVICE_ATTR"],
+        // A capability that is not there, and statistics and attributes that are not.
+        0x03 | 0xce | 0xe3 => &[],
         _ => panic!("call {number:#x} has no name here: add it"),
     }
 }

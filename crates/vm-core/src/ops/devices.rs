@@ -1,13 +1,14 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What the operations do to devices, timers and the guest's clock, on EMT 0.
+//! What the operations do to devices, timers and the guest's time, on EMT 0.
 //!
 //! A walk that fails is undone. Where that fails too some devices work and others do not, and no
 //! operation can tell which: [`VmError::NotUndone`], and the VM ends in guru meditation.
 
 use std::time::Instant;
 
+use vm_cpu::Held;
 use vm_emt::serve_until;
 use vm_pdm::{Devices, TimerError, WalkError};
 
@@ -19,9 +20,15 @@ pub(super) fn power_on(emt: &mut Emt) -> Result<(), VmError> {
     walk(emt, "power on", Devices::power_on).map_err(|failure| settled(emt, "power on", failure))
 }
 
-/// Resumes the devices.
+/// Resumes the devices and lets time go on, as late as can be. If either fails devices are suspended
+/// and time is held, as if nothing had been tried: for the guest none of it passed.
 pub(super) fn resume(emt: &mut Emt) -> Result<(), VmError> {
-    walk(emt, "resume", Devices::resume).map_err(|failure| settled(emt, "resume", failure))
+    const OP: &str = "resume";
+    walk(emt, OP, Devices::resume).map_err(|failure| settled(emt, OP, failure))?;
+    let_time_go(emt, OP).map_err(|failure| match walk(emt, OP, Devices::suspend) {
+        Ok(()) => settled(emt, OP, failure),
+        Err(undo) => not_undone(OP, failure, undo),
+    })
 }
 
 /// After a walk was undone: those that are quiet again may take their time.
@@ -58,23 +65,38 @@ fn not_undone(op: &'static str, error: VmError, undo: VmError) -> VmError {
     }
 }
 
-/// Suspends the devices, waits for those that are pending, and stops the guest's clock. If any of it
-/// fails the devices are resumed again.
+/// Stops the guest's time, suspends the devices and waits for those that are pending. If any of it
+/// fails the devices are resumed again and time goes on.
+///
+/// Time is held first: however long the devices take, it does not pass for the guest. It stays held
+/// until a resume lets it go, whatever else happens to a VM that is suspended: a reset or a save leaves
+/// it so, and a power-off or a destroy leaves nobody who could read a clock.
 pub(super) fn quiesce(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
     hold_timers(emt, op)?;
-    walk(emt, op, Devices::suspend)?;
-    match wait_devices(emt, op).and_then(|()| clock(emt, op)) {
-        Ok(clock_ns) => {
-            emt.primary.clock_ns = clock_ns;
+    hold_time(emt, op)?;
+    match suspend(emt, op) {
+        Ok(()) => {
             // Whoever waited for a suspend has it.
             emt.shared().errors.quit_suspend();
             Ok(())
         }
-        Err(failure) => Err(match walk(emt, op, Devices::resume) {
+        Err(failure) => Err(match let_time_go(emt, op) {
             Ok(()) => failure,
             Err(undo) => not_undone(op, failure, undo),
         }),
     }
+}
+
+/// Suspends the devices and waits for those that are pending; undone if one is late.
+fn suspend(emt: &mut Emt, op: &'static str) -> Result<(), VmError> {
+    walk(emt, op, Devices::suspend)?;
+    let Err(failure) = wait_devices(emt, op) else {
+        return Ok(());
+    };
+    Err(match walk(emt, op, Devices::resume) {
+        Ok(()) => failure,
+        Err(undo) => not_undone(op, failure, undo),
+    })
 }
 
 /// Holds the virtual clock; when this returns no timer's callback runs.
@@ -125,8 +147,24 @@ pub(crate) fn wait_devices(emt: &mut Emt, op: &'static str) -> Result<(), VmErro
     })
 }
 
-fn clock(emt: &Emt, op: &'static str) -> Result<Option<u64>, VmError> {
-    emt.machine()
-        .map(|m| m.clock_ns().map_err(|source| VmError::Cpu { op, source }))
-        .transpose()
+fn hold_time(emt: &Emt, op: &'static str) -> Result<(), VmError> {
+    let Some(machine) = emt.machine() else {
+        return Ok(());
+    };
+    match machine.hold_time() {
+        Ok(Held::Everything) => Ok(()),
+        Ok(Held::ClockOnly) => {
+            log::debug!(target: "vm.transition", "the host cannot stop the guest's TSC");
+            Ok(())
+        }
+        Err(source) => Err(VmError::Cpu { op, source }),
+    }
+}
+
+fn let_time_go(emt: &Emt, op: &'static str) -> Result<(), VmError> {
+    emt.machine().map_or(Ok(()), |machine| {
+        machine
+            .let_time_go()
+            .map_err(|source| VmError::Cpu { op, source })
+    })
 }

@@ -135,14 +135,7 @@ pub(crate) fn resume(
             begun: &|| shared.errors.quit_suspend(),
             each: &|_| Ok(()),
             last: &|emt, _| {
-                if let (Some(machine), Some(ns)) = (emt.machine(), emt.primary.clock_ns) {
-                    machine.set_clock_ns(ns).map_err(|source| VmError::Cpu {
-                        op: "resume",
-                        source,
-                    })?;
-                }
                 devices::resume(emt)?;
-                emt.primary.clock_ns = None;
                 Ok(State::Running)
             },
         },
@@ -180,7 +173,6 @@ pub(crate) fn reset(
                 let result = pipeline.reset(emt, kind);
                 emt.primary.pipeline = pipeline;
                 result?;
-                emt.primary.clock_ns = None;
                 Ok(match (from, kind) {
                     // A hard reset during a live save ends suspended.
                     (State::RunningLs, ResetKind::Hard) => State::SuspendedLs,

@@ -18,6 +18,7 @@ mod guest;
 mod interrupts;
 mod kicks;
 mod states;
+mod time;
 
 use std::sync::Arc;
 
@@ -207,6 +208,19 @@ pub const CASES: &[Case] = &[
         states::vcpu_numbers,
     ),
     ("the clock goes on from where it is set", states::clock),
+    ("while time is held no clock of the guest moves", time::held),
+    (
+        "of the time that was held nothing has passed when it goes on",
+        time::goes_on,
+    ),
+    (
+        "what vCPUs' TSCs differ by outlives a hold, whichever of them ran",
+        time::differences,
+    ),
+    (
+        "a TSC and a clock that are set while time is held stand until it goes on",
+        time::set_while_held,
+    ),
     (
         "two machines in one process do not disturb each other",
         states::two_machines,

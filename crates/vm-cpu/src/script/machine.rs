@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::line::Line;
 use super::vcpu::ScriptVcpu;
 use super::{Progress, Script};
-use crate::{CpuError, Engine, GuestRam, IrqMode, Machine, MachineSpec, Msi, Vcpu};
+use crate::{CpuError, Engine, GuestRam, Held, IrqMode, Machine, MachineSpec, Msi, Vcpu};
 
 /// When vCPUs other than 0 begin to execute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -106,7 +106,7 @@ impl Engine for ScriptEngine {
             aps: self.aps,
             progress: Arc::clone(&self.progress),
             created: Mutex::default(),
-            clock: Mutex::new((Instant::now(), 0)),
+            clock: Mutex::new(Clock::Runs(Instant::now(), 0)),
         }))
     }
 }
@@ -134,7 +134,28 @@ struct ScriptMachine {
     aps: ApStart,
     progress: Arc<ProgressBook>,
     created: Mutex<BTreeSet<u32>>,
-    clock: Mutex<(Instant, u64)>,
+    clock: Mutex<Clock>,
+}
+
+/// The guest's clock. The TSCs need no holding: they count what is executed.
+#[derive(Debug, Clone, Copy)]
+enum Clock {
+    /// Since when, and what it was then, in ns.
+    Runs(Instant, u64),
+    /// Where it stands, in ns.
+    Held(u64),
+}
+
+impl Clock {
+    fn ns(self) -> u64 {
+        match self {
+            Self::Held(ns) => ns,
+            Self::Runs(since, base) => {
+                let passed = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                base.saturating_add(passed)
+            }
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -229,13 +250,29 @@ impl Machine for ScriptMachine {
     }
 
     fn clock_ns(&self) -> Result<u64, CpuError> {
-        let (since, base) = *lock(&self.clock);
-        let passed = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        Ok(base.saturating_add(passed))
+        Ok(lock(&self.clock).ns())
     }
 
     fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
-        *lock(&self.clock) = (Instant::now(), ns);
+        let mut clock = lock(&self.clock);
+        *clock = match *clock {
+            Clock::Runs(..) => Clock::Runs(Instant::now(), ns),
+            Clock::Held(_) => Clock::Held(ns),
+        };
+        Ok(())
+    }
+
+    fn hold_time(&self) -> Result<Held, CpuError> {
+        let mut clock = lock(&self.clock);
+        *clock = Clock::Held(clock.ns());
+        Ok(Held::Everything)
+    }
+
+    fn let_time_go(&self) -> Result<(), CpuError> {
+        let mut clock = lock(&self.clock);
+        if let Clock::Held(ns) = *clock {
+            *clock = Clock::Runs(Instant::now(), ns);
+        }
         Ok(())
     }
 }
