@@ -495,4 +495,21 @@ mod tests {
         assert_eq!(round.withdraw(), Nudge::Nobody);
         assert_eq!((round.stage(), round.holder()), (Stage::Running, Some(1)));
     }
+    #[test]
+    fn what_the_initiator_ran_itself_counts_only_in_such_a_round_and_while_it_runs() {
+        let mut round = Round::new(2);
+        round.open(How::here(), None);
+        round.add_member(0);
+        assert_eq!(round.ran_here(Flow::Stop), Nudge::Nobody, "it gathers");
+        assert_eq!(round.stage(), Stage::Gathering);
+        round.arrive(0);
+        assert_eq!(round.ran_here(Flow::Look), Nudge::Everybody);
+        assert_eq!(round.summary().flow, Flow::Look);
+
+        round.open(How::together(), Some(idle_op()));
+        round.add_member(0);
+        round.arrive(0);
+        assert_eq!(round.ran_here(Flow::Stop), Nudge::Nobody, "an EMT runs it");
+        assert_eq!(round.stage(), Stage::Running);
+    }
 }
