@@ -6,6 +6,7 @@
 #![cfg(not(loom))]
 #![expect(clippy::unwrap_used, reason = "a failed set-up ends the test")]
 
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
@@ -341,7 +342,13 @@ fn parked(bells: &Arc<Bells>, deadline: Option<Instant>, act: impl FnOnce()) -> 
         while bells.word(0).phase() != Phase::Parked && !emt.is_finished() {
             thread::yield_now();
         }
-        act();
+        let acted = panic::catch_unwind(AssertUnwindSafe(act));
+        if let Err(failure) = acted {
+            // It sleeps, held or not, and would be waited for in vain.
+            bells.ring(0);
+            bells.let_go(0);
+            panic::resume_unwind(failure);
+        }
         emt.join().unwrap()
     })
 }
