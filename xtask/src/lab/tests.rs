@@ -74,6 +74,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
     checks.push(memory(lab_memory_mib));
     checks.push(reboot());
     checks.extend(super::power::checks());
+    checks.push(clocks::suspended_smp());
     checks
 }
 
@@ -87,7 +88,9 @@ pub(crate) fn long(lab_memory_mib: u32) -> Vec<Check> {
 /// Checks of what takes how long, in a lab whose clock is driven by instructions: no load of the
 /// host, and no other lab, is in their figures.
 pub(crate) fn counted() -> Vec<Check> {
-    vec![clocks::suspended(), clocks::idle()]
+    let mut checks = clocks::suspended();
+    checks.push(clocks::idle());
+    checks
 }
 
 pub(super) fn run(image: &str, cpus: u32, memory: &str, options: &str, guest: &str) -> String {
