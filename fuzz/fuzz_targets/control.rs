@@ -32,7 +32,8 @@ const WORDS: &[&str] = &[
     "\"OFF\"", "\"SUSPENDED\"", "\"a\\u0000b\"", "\u{e9}", "{\"op\":\"status\"}\n", "{\"id\":7,\"op\":",
     "{\"op\":\"wait\",\"until\":[", "{\"op\":\"unplug\",\"vcpu\":", "\"status\"", "\"suspend\"", "\"resume\"",
     "\"poweroff\"", "\"destroy\"", "\"wait\"", "\"events\"", "\"info\"", "\"stats\"", "\"plug\"", "\"unplug\"",
-    "\"cap\"", "\"version\"", "\"bundle\"", "\"dir\":", "\"/b\"", "                ",
+    "\"cap\"", "\"version\"", "\"bundle\"", "\"dir\":", "\"/b\"", "                ", "\"attach\"", "\"detach\"",
+    "\"device\":", "\"disk0\"", "\"path\":", "\"read_only\":", "\"replace\":",
 ];
 
 fuzz_target!(|data: &[u8]| {
