@@ -19,7 +19,7 @@
 //! | [`Timers`], [`Timer`], [`Firing`] | callbacks at deadlines on that clock, and how to cancel them |
 //! | [`stats`] | named counters, gauges and profiles: snapshot, reset, OpenMetrics |
 //! | [`info`] | named pages about a part of the VM, for a person |
-//! | [`thread`] | how a thread of the VM is made |
+//! | [`thread()`] | how a thread of the VM is made |
 //! | [`BusBuilder`], [`Buses`] | who owns which ports and addresses, and the dispatch, which takes no lock |
 //!
 //! ```
