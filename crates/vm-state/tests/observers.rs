@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, mpsc},
     thread,
 };
-use vm_state::{Cause, Refused, State, StateCell, operations};
+use vm_state::{Cause, Refused, State, StateCell, as_observer, in_observer, operations};
 
 fn running() -> Arc<StateCell> {
     let (cell, creation) = StateCell::create();
@@ -81,4 +81,13 @@ fn an_operation_that_begins_nowhere_is_refused_in_words() {
         refused.to_string(),
         "not possible while the VM is RUNNING; possible in no state"
     );
+}
+
+#[test]
+fn what_runs_as_an_observer_is_inside_one_and_a_panic_ends_there() {
+    let mut inside = false;
+    assert!(as_observer(|| inside = in_observer()));
+    assert!(inside && !in_observer());
+    assert!(!as_observer(|| panic!("on purpose")));
+    assert!(!in_observer(), "nor after a panic");
 }
