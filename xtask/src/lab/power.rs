@@ -29,6 +29,11 @@ const WAIT: &str = "
             sleep 0.1
         done
         echo \"never: $1\"
+        # Why, as far as the VM knows: twice, to see what moves.
+        for page in '' cpu irq timers serial '' cpu irq serial; do
+            ./vmm ctl vm.sock info $page
+        done
+        ./vmm ctl vm.sock stats
         return 1
     }";
 
