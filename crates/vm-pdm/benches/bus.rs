@@ -2,17 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! What dispatch costs beside the call it ends in, and beside a search of a sorted list.
-//!
-//! Prints a JSON object a row. Rounds of both sides alternate in one process; a row's ratio is the
-//! median of the ratios of neighbouring rounds. The device is one atomic load. Without `--bench`
-//! (as under `cargo test`) or with `--quick` there are few rounds.
-#![expect(clippy::print_stdout, reason = "a benchmark prints its rows")]
+//! The device is one atomic load.
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use vm_bench::{Rounds, row};
 use vm_pdm::{BusBuilder, Buses, IoCtx, IoHandler};
 
 const ACCESSES: usize = 4096;
@@ -168,84 +165,50 @@ fn ns_per_access(run: &mut dyn FnMut() -> u64, batches: u32) -> f64 {
     start.elapsed().as_secs_f64() * 1e9 / f64::from(batches) / ACCESSES as f64
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
-}
-
-struct Rounds {
-    rounds: u32,
-    batches: u32,
-}
-
-fn row(
+/// Both sides must do the same work.
+fn compare(
+    rounds: Rounds,
     bench: &str,
     mut ours: impl FnMut() -> u64,
-    against: &str,
+    (against, target, why): (&str, f64, &str),
     mut theirs: impl FnMut() -> u64,
-    target: f64,
-    rounds: &Rounds,
 ) {
     assert_eq!(ours(), theirs(), "both must do the same work");
-    let pairs: Vec<(f64, f64)> = (0..rounds.rounds)
-        .map(|_| {
-            let first = ns_per_access(&mut ours, rounds.batches);
-            (first, ns_per_access(&mut theirs, rounds.batches))
-        })
-        .collect();
-    let (a, b) = pairs.iter().copied().unzip();
-    let (a, b) = (median(a), median(b));
-    let ratio = median(pairs.iter().map(|(a, b)| a / b).collect());
-    let met = ratio <= target;
-    println!(
-        r#"{{"bench":"{bench}","ours":{a:.2},"unit":"ns","against":"{against}","theirs":{b:.2},"ratio":{ratio:.2},"target":{target},"met":{met}}}"#
+    let batches = rounds.batch(20);
+    row(
+        rounds,
+        (bench, "ns"),
+        &mut || ns_per_access(&mut ours, batches),
+        (against, target, why),
+        &mut || ns_per_access(&mut theirs, batches),
     );
 }
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let has = |flag: &str| args.iter().any(|arg| arg == flag);
-    let rounds = match (has("--bench"), has("--quick")) {
-        (true, false) => Rounds {
-            rounds: 101,
-            batches: 20,
-        },
-        (true, true) => Rounds {
-            rounds: 21,
-            batches: 5,
-        },
-        (false, _) => Rounds {
-            rounds: 1,
-            batches: 1,
-        },
-    };
+    let rounds = Rounds::from_args();
+    let mmio_limit = (
+        "dyn call, handler known",
+        2.2,
+        "the page is hashed and its range's bounds are checked before the call",
+    );
+    let list = ("sorted list", 1.0, "few ranges are searched as fast");
     for ranges in [8, 32, 256] {
         let load = Load::new(ranges, 0x1000);
         let bench = format!("dispatch mmio {ranges}");
-        row(
-            &bench,
-            mmio(&load),
-            "dyn call, handler known",
-            direct(&load),
-            2.2,
-            &rounds,
-        );
-        row(
-            &bench,
-            mmio(&load),
-            "sorted list",
-            sorted(&load),
-            1.0,
-            &rounds,
-        );
+        compare(rounds, &bench, mmio(&load), mmio_limit, direct(&load));
+        compare(rounds, &bench, mmio(&load), list, sorted(&load));
     }
     let load = Load::new(32, 8);
-    row(
+    let pio_limit = (
+        "dyn call, handler known",
+        1.5,
+        "two loads come before the call: the port's entry and its range",
+    );
+    compare(
+        rounds,
         "dispatch pio 32",
         pio(&load),
-        "dyn call, handler known",
+        pio_limit,
         direct(&load),
-        1.5,
-        &rounds,
     );
 }
