@@ -76,8 +76,8 @@ impl KvmVcpu {
         let Some(state) = self.power_on.clone() else {
             return Ok(());
         };
-        // The TSC goes on: stepping one vCPU's back would take it out of step with the others.
-        self.set_all(&state, None)
+        self.set_all(&state, None)?;
+        self.renew_tsc()
     }
 
     fn host_fail(&self, op: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError + use<> {

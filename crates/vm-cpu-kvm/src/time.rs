@@ -259,6 +259,18 @@ impl KvmVcpu {
         Ok(())
     }
 
+    /// Has the TSC go on over a reset: stepping one vCPU's back would take it out of step with the
+    /// others. KVM on AMD clears its control block after a triple fault, and the TSC's offset with it
+    /// (AMD APM vol. 2, section 15.14.3: it is undefined then), without forgetting what it was: guest
+    /// and timers would go by different TSCs.
+    pub(crate) fn renew_tsc(&mut self) -> Result<(), CpuError> {
+        if self.inner.time.moves() {
+            return self.set_tsc_offset(self.tsc_offset()?);
+        }
+        let tsc = self.tsc()?;
+        self.set_tsc(tsc)
+    }
+
     fn read_tsc(&self) -> Result<u64, CpuError> {
         let value = msrs::read(&self.fd, self.id, &[msrs::TSC])?;
         Ok(value.first().map_or(0, |msr| msr.value))
