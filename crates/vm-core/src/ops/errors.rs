@@ -84,7 +84,10 @@ fn fatal(shared: &Arc<Shared>, emt: &mut Emt) {
         enter_fatal(shared, Cause::RuntimeError)?;
         Ok(Flow::Look)
     });
-    if let Err(e) = met {
+    if let Err(e) = met
+        // Else another EMT had seen the same error and was faster: nothing failed.
+        && !shared.state.read().is_failed()
+    {
         let late = VmError::from_meet(FATAL, e);
         shared.errors.failed(FATAL, &late);
         if let Err(e) = enter_fatal(shared, Cause::RuntimeError) {
