@@ -420,10 +420,11 @@ fn a_guru_during_a_live_save_ends_the_save_and_stays() {
     vm.power_on().unwrap();
     let (saver, steps) = scripted(100, Fails::Never);
     let save = start(&vm, saver, Intent::Snapshot);
-    steps.in_pass();
+    let cancel = steps.in_pass();
     gate.release();
     vm.wait_until(|s| s == State::GuruMeditationLs, LIMIT)
         .unwrap();
+    until("the guru cancels", || cancel.is_cancelled());
     steps.go_on();
     assert!(matches!(why(save.join().unwrap()), SaveError::Died));
     assert_eq!(vm.state(), State::GuruMeditation);
