@@ -38,16 +38,25 @@ pub(crate) fn serve_errors(emt: &mut Emt, depth: Depth) {
             // The loop does it, before it enters the guest.
             return;
         }
-        match due.action {
-            Action::Inform => {}
-            Action::Suspend if state.is_running() => match suspend(&shared, emt) {
-                Done::Yes => {}
-                Done::LookAgain => continue,
-            },
-            Action::Suspend if state.is_transient() => shared.errors.owe_suspend(),
-            Action::Suspend => shared.errors.quit_suspend(),
+        let done = match due.action {
+            Action::Suspend if state.is_running() => suspend(&shared, emt),
             Action::Fatal if state.is_running() => fatal(&shared, emt),
-            Action::Fatal => doom(&shared, state),
+            Action::Inform => Done::Yes,
+            Action::Suspend if state.is_transient() => {
+                shared.errors.owe_suspend();
+                Done::Yes
+            }
+            Action::Suspend => {
+                shared.errors.quit_suspend();
+                Done::Yes
+            }
+            Action::Fatal => {
+                doom(&shared, state);
+                Done::Yes
+            }
+        };
+        if done == Done::LookAgain {
+            continue;
         }
         shared.errors.settle(due);
         if due.action == Action::Suspend && !state.is_running() {
@@ -57,6 +66,7 @@ pub(crate) fn serve_errors(emt: &mut Emt, depth: Depth) {
     shared.errors.tell();
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
     Yes,
     /// Somebody else has moved the VM, or has done it.
@@ -78,24 +88,25 @@ fn suspend(shared: &Arc<Shared>, emt: &mut Emt) -> Done {
 }
 
 /// RUNNING -> FATAL_ERROR, with all EMTs gathered; if one does not come, without it.
-fn fatal(shared: &Arc<Shared>, emt: &mut Emt) {
+fn fatal(shared: &Arc<Shared>, emt: &mut Emt) -> Done {
     let how = How::once().limit(shared.spec.gather_limit);
     let met = shared.rendezvous.meet_from(emt, how, |_: &mut Emt| {
         enter_fatal(shared, Cause::RuntimeError)?;
         Ok(Flow::Look)
     });
-    if let Err(e) = met
-        // Else another EMT had seen the same error and was faster: nothing failed.
-        && !shared.state.read().is_failed()
-    {
-        let late = VmError::from_meet(FATAL, e);
-        shared.errors.failed(FATAL, &late);
-        if let Err(e) = enter_fatal(shared, Cause::RuntimeError) {
-            log::debug!(target: "vm.error", "{e}");
+    match met.map_err(|e| VmError::from_meet(FATAL, e)) {
+        Ok(_) => {}
+        Err(VmError::Refused { .. }) => return Done::LookAgain,
+        Err(late) => {
+            shared.errors.failed(FATAL, &late);
+            if let Err(e) = enter_fatal(shared, Cause::RuntimeError) {
+                log::debug!(target: "vm.error", "{e}");
+            }
+            shared.bells.ring_all();
         }
-        shared.bells.ring_all();
     }
     shared.follow_state();
+    Done::Yes
 }
 
 /// A VM that does not run will not run again: whatever ends next ends in GURU_MEDITATION.
