@@ -7,54 +7,31 @@
 
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::{DESTROY, LIMIT, Machine, busy, spec, until};
+use hooked::{Hooked, Hooks};
 use vm_core::{Flight, Parts, Vm, VmError};
 use vm_cpu::script::{Fault, Gate, Script, ScriptEngine};
-use vm_cpu::{CpuError, Engine, GuestRam, Held, IrqMode, MachineSpec, Msi, Vcpu};
+use vm_cpu::{CpuError, IrqMode};
 use vm_emt::{Flow, Phase};
 use vm_rendezvous::How;
 use vm_state::{ResumeReason, State, SuspendReason};
 
-/// An engine whose vCPU `fails` cannot be made; counts those that exist.
+/// vCPU `fails` cannot be made; counts those that can.
 #[derive(Debug)]
 struct Failing {
-    inner: ScriptEngine,
     fails: u32,
-    alive: Arc<AtomicU32>,
+    alive: AtomicU32,
 }
 
-#[derive(Debug)]
-struct FailingMachine {
-    inner: Arc<dyn vm_cpu::Machine>,
-    fails: u32,
-    alive: Arc<AtomicU32>,
-}
-
-impl Engine for Failing {
-    fn name(&self) -> &'static str {
-        "failing"
-    }
-    fn create(
-        &self,
-        spec: &MachineSpec,
-        ram: &GuestRam,
-    ) -> Result<Arc<dyn vm_cpu::Machine>, CpuError> {
-        let inner = self.inner.create(spec, ram)?;
-        Ok(Arc::new(FailingMachine {
-            inner,
-            fails: self.fails,
-            alive: self.alive.clone(),
-        }))
-    }
-}
-
-impl vm_cpu::Machine for FailingMachine {
-    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, CpuError> {
+impl Hooks for Failing {
+    fn vcpu(&self, id: u32) -> Result<(), CpuError> {
         if id == self.fails {
             return Err(CpuError::Unavailable {
                 what: "vCPU".into(),
@@ -62,25 +39,7 @@ impl vm_cpu::Machine for FailingMachine {
             });
         }
         self.alive.fetch_add(1, SeqCst);
-        self.inner.create_vcpu(id)
-    }
-    fn deliver_msi(&self, msi: Msi) -> Result<(), CpuError> {
-        self.inner.deliver_msi(msi)
-    }
-    fn route_pins(&self, pins: &[Option<Msi>]) -> Result<(), CpuError> {
-        self.inner.route_pins(pins)
-    }
-    fn clock_ns(&self) -> Result<u64, CpuError> {
-        self.inner.clock_ns()
-    }
-    fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
-        self.inner.set_clock_ns(ns)
-    }
-    fn hold_time(&self) -> Result<Held, CpuError> {
-        self.inner.hold_time()
-    }
-    fn let_time_go(&self) -> Result<(), CpuError> {
-        self.inner.let_time_go()
+        Ok(())
     }
 }
 
@@ -124,15 +83,17 @@ fn t_e02_the_only_emt_of_a_vm_is_called_emt() {
 #[test]
 fn t_e03_a_vcpu_that_cannot_be_made_leaves_no_vcpu_and_no_thread() {
     for fails in 0..4 {
-        let alive = Arc::new(AtomicU32::new(0));
-        let engine = Failing {
-            inner: ScriptEngine::new(busy()),
+        let hooks = Arc::new(Failing {
             fails,
-            alive: alive.clone(),
+            alive: AtomicU32::new(0),
+        });
+        let engine = Hooked {
+            inner: Arc::new(ScriptEngine::new(busy())),
+            hooks: Arc::clone(&hooks),
         };
         let error = Vm::create(spec(4), Parts::bare(Arc::new(engine))).unwrap_err();
         assert!(error.to_string().contains("processor"), "{error}");
-        assert_eq!(alive.load(SeqCst), fails, "those before it were made");
+        assert_eq!(hooks.alive.load(SeqCst), fails, "those before it were made");
     }
 }
 

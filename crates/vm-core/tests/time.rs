@@ -7,24 +7,20 @@
 
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{DESTROY, Log, Machine, busy, note, spec, taken};
+use hooked::{Hooked, Hooks};
 use vm_core::{BoxError, Cancel, Closing, Emt, Intent, Saver, Vm, VmError, Vote};
-use vm_cpu::script::ScriptEngine;
-use vm_cpu::{CpuError, Engine, GuestRam, Held, MachineSpec, Msi, Vcpu};
+use vm_cpu::CpuError;
 use vm_state::{ResumeReason, State, SuspendReason};
 
-/// The scripted engine; what its machine is told about time is in the log of the devices, and fails
-/// if its name is among `fails`.
-#[derive(Debug)]
-struct Watched {
-    engine: Arc<ScriptEngine>,
-    with: Arc<With>,
-}
-
+/// What the machine is told about time is in the log of the devices, and fails if its name is among
+/// `fails`.
 #[derive(Debug, Default)]
 struct With {
     log: Log,
@@ -32,16 +28,10 @@ struct With {
     machine: Mutex<Option<Arc<dyn vm_cpu::Machine>>>,
 }
 
-#[derive(Debug)]
-struct WatchedMachine {
-    inner: Arc<dyn vm_cpu::Machine>,
-    with: Arc<With>,
-}
-
-impl WatchedMachine {
+impl With {
     fn told(&self, what: &'static str) -> Result<(), CpuError> {
-        note(&self.with.log, what);
-        if self.with.fails.lock().unwrap().contains(&what) {
+        note(&self.log, what);
+        if self.fails.lock().unwrap().contains(&what) {
             return Err(CpuError::Invalid {
                 what: what.into(),
                 why: "refused".into(),
@@ -51,45 +41,15 @@ impl WatchedMachine {
     }
 }
 
-impl Engine for Watched {
-    fn name(&self) -> &'static str {
-        self.engine.name()
-    }
-    fn create(
-        &self,
-        spec: &MachineSpec,
-        ram: &GuestRam,
-    ) -> Result<Arc<dyn vm_cpu::Machine>, CpuError> {
-        let inner = self.engine.create(spec, ram)?;
-        *self.with.machine.lock().unwrap() = Some(Arc::clone(&inner));
-        let with = Arc::clone(&self.with);
-        Ok(Arc::new(WatchedMachine { inner, with }))
-    }
-}
-
-impl vm_cpu::Machine for WatchedMachine {
-    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, CpuError> {
-        self.inner.create_vcpu(id)
-    }
-    fn deliver_msi(&self, msi: Msi) -> Result<(), CpuError> {
-        self.inner.deliver_msi(msi)
-    }
-    fn route_pins(&self, pins: &[Option<Msi>]) -> Result<(), CpuError> {
-        self.inner.route_pins(pins)
-    }
-    fn clock_ns(&self) -> Result<u64, CpuError> {
-        self.inner.clock_ns()
-    }
-    fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
-        self.inner.set_clock_ns(ns)
-    }
-    fn hold_time(&self) -> Result<Held, CpuError> {
-        self.told("hold")?;
-        self.inner.hold_time()
+impl Hooks for With {
+    fn hold_time(&self) -> Result<(), CpuError> {
+        self.told("hold")
     }
     fn let_time_go(&self) -> Result<(), CpuError> {
-        self.told("go")?;
-        self.inner.let_time_go()
+        self.told("go")
+    }
+    fn created(&self, machine: &Arc<dyn vm_cpu::Machine>) {
+        *self.machine.lock().unwrap() = Some(Arc::clone(machine));
     }
 }
 
@@ -108,9 +68,9 @@ impl Guest {
             ..With::default()
         });
         let mut parts = machine.parts();
-        parts.engine = Arc::new(Watched {
-            engine: Arc::clone(&machine.engine),
-            with: Arc::clone(&with),
+        parts.engine = Arc::new(Hooked {
+            inner: Arc::clone(&machine.engine),
+            hooks: Arc::clone(&with),
         });
         let vm = Vm::create(spec(2), parts).unwrap();
         vm.power_on().unwrap();

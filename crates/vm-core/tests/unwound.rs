@@ -9,15 +9,17 @@
 
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod common;
+#[path = "common/hooked.rs"]
+mod hooked;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use common::{DESTROY, Machine, busy, spec};
+use hooked::{Hooked, Hooks};
 use vm_core::{Component, Emt, Outcome, Parts, Round, Vm, VmError, VmSpec};
-use vm_cpu::script::ScriptEngine;
-use vm_cpu::{CpuError, Engine, GuestRam, Held, Machine as CpuMachine, MachineSpec, Msi, Vcpu};
+use vm_cpu::CpuError;
 
 /// Times each failure is provoked.
 const TIMES: u32 = 50;
@@ -59,66 +61,25 @@ enum Step {
 const VCPUS: u32 = 3;
 const EXTRAS: usize = 2;
 
-/// An engine that fails at one step; what it makes is otherwise a scripted machine.
-#[derive(Debug)]
-struct FailingEngine {
-    inner: ScriptEngine,
-    step: Step,
-}
-
-#[derive(Debug)]
-struct FailingMachine {
-    inner: Arc<dyn CpuMachine>,
-    step: Step,
-}
-
-fn no<T>() -> Result<T, CpuError> {
-    Err(CpuError::Host {
-        op: "KVM_CREATE",
-        vcpu: None,
-        source: std::io::Error::other("no"),
-    })
-}
-
-impl Engine for FailingEngine {
-    fn name(&self) -> &'static str {
-        "failing"
-    }
-    fn create(&self, spec: &MachineSpec, ram: &GuestRam) -> Result<Arc<dyn CpuMachine>, CpuError> {
-        if self.step == Step::Machine {
-            return no();
+impl Step {
+    fn pass(&self, step: Self) -> Result<(), CpuError> {
+        if *self != step {
+            return Ok(());
         }
-        Ok(Arc::new(FailingMachine {
-            inner: self.inner.create(spec, ram)?,
-            step: self.step,
-        }))
+        Err(CpuError::Host {
+            op: "KVM_CREATE",
+            vcpu: None,
+            source: std::io::Error::other("no"),
+        })
     }
 }
 
-impl CpuMachine for FailingMachine {
-    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, CpuError> {
-        if self.step == Step::Vcpu(id) {
-            return no();
-        }
-        self.inner.create_vcpu(id)
+impl Hooks for Step {
+    fn machine(&self) -> Result<(), CpuError> {
+        self.pass(Self::Machine)
     }
-    fn deliver_msi(&self, msi: Msi) -> Result<(), CpuError> {
-        self.inner.deliver_msi(msi)
-    }
-    fn route_pins(&self, pins: &[Option<Msi>]) -> Result<(), CpuError> {
-        self.inner.route_pins(pins)
-    }
-    fn clock_ns(&self) -> Result<u64, CpuError> {
-        self.inner.clock_ns()
-    }
-    fn set_clock_ns(&self, ns: u64) -> Result<(), CpuError> {
-        self.inner.set_clock_ns(ns)
-    }
-    fn hold_time(&self) -> Result<Held, CpuError> {
-        self.inner.hold_time()
-    }
-    fn let_time_go(&self) -> Result<(), CpuError> {
-        self.inner.let_time_go()
+    fn vcpu(&self, id: u32) -> Result<(), CpuError> {
+        self.pass(Self::Vcpu(id))
     }
 }
 
@@ -162,9 +123,9 @@ impl Component for Holder {
 fn create(step: Step) -> Result<Vm, VmError> {
     let machine = Machine::new(busy());
     let mut parts: Parts = machine.parts();
-    parts.engine = Arc::new(FailingEngine {
-        inner: ScriptEngine::new(busy()),
-        step,
+    parts.engine = Arc::new(Hooked {
+        inner: Arc::clone(&machine.engine),
+        hooks: Arc::new(step),
     });
     if step == Step::Board {
         parts.board = Box::new(|_| Err("no".into()));
