@@ -16,9 +16,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Effort, Row};
+use super::{Effort, Row, in_lab};
 use crate::lab::nested;
-use crate::lab::qemu::{self, Clock, End, Job, Talk};
+use crate::lab::qemu::{Clock, Job, Talk};
 use crate::lab::setup::{Files, Kernel};
 use crate::{product, workspace};
 
@@ -125,44 +125,16 @@ pub(super) fn rows(effort: Effort, peers: &[Peer]) -> Result<Vec<Row>> {
     files.ensure_qemu()?;
     let rounds = if effort == Effort::Quick { 1 } else { 3 };
     eprintln!("{rounds} boots of each VMM in the lab, its clock driven by instructions");
-    let said = boots_twice(&files, &job(&files, rounds, 1, peers)?)?;
+    let said = in_lab::run_twice(&files, &job(&files, rounds, 1, peers)?)?;
     let version = qemu_version()?;
     let mut rows = compare(&medians(&said)?, peers, &version);
-    match boots(&files, &job(&files, rounds, 2, &[])?)? {
+    match in_lab::attempt(&files, &job(&files, rounds, 2, &[])?)? {
         Ok(said) => rows.extend(with_two_cpus(&said, &version)?),
         // The other rows do not depend on it.
         Err(why) => eprintln!("no row for 2 vCPUs: {why}"),
     }
     eprintln!("lab {}, {version}", files.package(LAB)?);
     Ok(rows)
-}
-
-/// The output of all boots, at the second try if need be.
-fn boots_twice(files: &Files, job: &Job) -> Result<String> {
-    match boots(files, job)? {
-        Ok(said) => Ok(said),
-        Err(why) => {
-            // Seen once, cause unknown: it may be the lab or the VMM, so it is always said.
-            eprintln!("{why}\ntrying once more");
-            boots(files, job)?.map_err(anyhow::Error::msg)
-        }
-    }
-}
-
-/// The output of all boots, or why there is none.
-fn boots(files: &Files, job: &Job) -> Result<Result<String, String>> {
-    let mut said = String::new();
-    let end = qemu::run(files, job, &mut |bytes| {
-        said.push_str(&String::from_utf8_lossy(bytes));
-    })?;
-    let why = match end {
-        End::Status(0) => return Ok(Ok(said)),
-        End::Signal(number) => bail!("ended by signal {number}"),
-        End::Broken { reason, .. } => reason,
-        End::Late => format!("not done within {} s", job.limit.as_secs()),
-        End::Status(status) => format!("status {status}"),
-    };
-    Ok(Err(format!("the bench in the lab failed: {why}\n{said}")))
 }
 
 /// Boots of ours and the others, by turns; of ours with each number of vCPUs up to `vcpus`.
@@ -313,7 +285,6 @@ fn both(ours: &Measured, against: &str, theirs: Measured, why: &str) -> [Row; 2]
         met: (ours < theirs).into(),
         why: why.into(),
     };
-    let memory = "memory without the guest's";
     [
         row(
             "start to guest init, icount",
@@ -321,7 +292,12 @@ fn both(ours: &Measured, against: &str, theirs: Measured, why: &str) -> [Row; 2]
             ours.start_ms,
             theirs.start_ms,
         ),
-        row(memory, "KiB", ours.rss_kib, theirs.rss_kib),
+        row(
+            "memory without the guest's",
+            "KiB",
+            ours.rss_kib,
+            theirs.rss_kib,
+        ),
     ]
 }
 

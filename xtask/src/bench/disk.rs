@@ -15,9 +15,9 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
 
 use super::boot::{Peer, PeerKind, qemu_version};
-use super::{Effort, Row};
+use super::{Effort, Row, in_lab};
 use crate::lab::nested;
-use crate::lab::qemu::{self, Clock, End, Job, Talk};
+use crate::lab::qemu::{Clock, Job, Talk};
 use crate::lab::setup::{Files, Kernel};
 use crate::product;
 
@@ -73,18 +73,8 @@ pub(super) fn rows(effort: Effort, peers: &[Peer]) -> Result<Vec<Row>> {
     };
     let mut others = vec![qemu(&amount)?];
     others.extend(peers.iter().filter_map(|peer| other(peer, &amount)));
-    let mut said = String::new();
     let job = job(&files, &amount, &others, peers)?;
-    let end = qemu::run(&files, &job, &mut |bytes| {
-        said.push_str(&String::from_utf8_lossy(bytes));
-    })?;
-    match end {
-        End::Status(0) => compare(&said, &others),
-        End::Signal(number) => bail!("ended by signal {number}"),
-        End::Broken { reason, .. } => bail!("the bench in the lab failed: {reason}\n{said}"),
-        End::Late => bail!("the bench in the lab was not done within {LIMIT_S} s\n{said}"),
-        End::Status(status) => bail!("the bench in the lab failed: status {status}\n{said}"),
-    }
+    compare(&in_lab::run(&files, &job)?, &others)
 }
 
 impl Amount {

@@ -10,6 +10,7 @@
 
 mod boot;
 mod disk;
+mod in_lab;
 mod native;
 mod pause;
 

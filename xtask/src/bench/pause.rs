@@ -8,10 +8,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
-use super::{Effort, Row, native};
-use crate::lab::qemu::{self, Clock, End, Job, Talk};
+use super::{Effort, Row, in_lab, native};
+use crate::lab::qemu::{Clock, Job, Talk};
 use crate::lab::setup::{Files, Kernel};
 use crate::{product, workspace};
 
@@ -94,16 +94,7 @@ pub(super) fn lab_rows(effort: Effort) -> Result<Vec<Row>> {
         out: None,
         script,
     };
-    let mut said = String::new();
-    let end = qemu::run(&files, &job, &mut |bytes| {
-        said.push_str(&String::from_utf8_lossy(bytes));
-    })?;
-    match end {
-        End::Status(0) => compare(&said, "icount", ICOUNT),
-        end @ (End::Status(_) | End::Signal(_) | End::Broken { .. } | End::Late) => {
-            bail!("the bench in the lab failed: {end:?}\n{said}")
-        }
-    }
+    compare(&in_lab::run(&files, &job)?, "icount", ICOUNT)
 }
 
 /// A row each for suspend and resume.
