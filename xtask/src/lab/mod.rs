@@ -4,6 +4,7 @@
 //! The lab: real KVM on any machine. QEMU emulates a CPU with AMD SVM, Debian's kernel runs on it
 //! with kvm-amd, and our static programs run on that from its initramfs.
 
+mod beside;
 pub(crate) mod debian;
 mod e2fs;
 pub(crate) mod modules;

@@ -4,6 +4,7 @@
 //! Lab checks of what is done to a running machine: its power button, vCPUs that come and go, the
 //! execution cap, the ways in which a guest resets it. Each has a guest in the background and speaks to its control socket.
 
+use super::beside::beside;
 use super::setup::Kernel;
 use super::tests::{Check, run, run_with_drivers};
 
@@ -21,37 +22,6 @@ pub(super) fn checks() -> Vec<Check> {
     checks
 }
 
-/// Waits until the output has `pattern` so many times; says so if it does not come.
-const WAIT: &str = "
-    told() {
-        for step in $(seq 1 1200); do
-            [ $(grep -c \"$1\" output) -ge ${2:-1} ] && return 0
-            sleep 0.1
-        done
-        echo \"never: $1\"
-        # Why, as far as the VM knows: twice, to see what moves.
-        for page in '' cpu irq timers serial '' cpu irq serial; do
-            ./vmm ctl vm.sock info $page
-        done
-        ./vmm ctl vm.sock stats
-        return 1
-    }";
-
-/// `steps` beside a guest that runs with a control socket; the status is the guest's.
-fn beside(vmm: &str, steps: &str) -> String {
-    format!(
-        "{WAIT}
-         touch output
-         {vmm} --control vm.sock </dev/null >output 2>&1 &
-         machine=$!
-         {steps}
-         wait $machine
-         status=$?
-         cat output
-         exit $status"
-    )
-}
-
 fn power_button(guest: Kernel) -> Check {
     let kernel = guest.name();
     let vmm = run_with_drivers(guest, "", "button");
@@ -63,6 +33,7 @@ fn power_button(guest: Kernel) -> Check {
             &vmm,
             "told 'guest waits for its power button'
              ./vmm ctl vm.sock poweroff --graceful && echo 'the guest is off'",
+            "",
         ),
         status: 0,
         says: vec![
@@ -103,6 +74,7 @@ fn plug(guest: Kernel) -> Check {
              told 'userspace reached.* 2 CPU' && echo 'it outlived a reset'
              ./vmm ctl vm.sock status
              ./vmm ctl vm.sock poweroff",
+            "",
         ),
         status: 0,
         says: [
@@ -142,6 +114,7 @@ fn cap() -> Check {
              [ $share -ge 1 ] && [ $share -le 30 ] && echo 'it keeps to its cap'
              ./vmm ctl vm.sock cap 0 || echo 'no cap of nothing'
              ./vmm ctl vm.sock poweroff",
+            "",
         ),
         status: 0,
         says: ["it keeps to its cap", "no cap of nothing"]
@@ -188,6 +161,7 @@ fn reboot(way: Way) -> Check {
              told 'userspace reached' 3 && [ \"$(tids)\" = \"$before\" ] && echo 'on the same threads'
              ./vmm ctl vm.sock --json status
              ./vmm ctl vm.sock poweroff",
+            "",
         ),
         status: 0,
         says: vec!["on the same threads".into()],

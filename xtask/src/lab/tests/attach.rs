@@ -4,55 +4,42 @@
 //! A check of a disk whose image comes and goes while Linux works with it.
 
 use super::{BOOT_LIMIT_S, Check, run_with_drivers};
+use crate::lab::beside::beside;
 use crate::lab::setup::Kernel;
 
 /// The guest writes to its disk, finds it empty, then another of another size, whose bytes it reads,
 /// and after a suspend a third. Each image has what was written to it and no more.
 pub(super) fn images(guest: Kernel) -> Check {
     let kernel = guest.name();
-    let options = "--disk first.img --control vm.sock";
-    let vmm = run_with_drivers(guest, options, "disk-attach");
-    let script = format!(
-        "truncate -s 4M first.img
+    let vmm = run_with_drivers(guest, "--disk first.img", "disk-attach");
+    let images = "truncate -s 4M first.img
          seq 1 2000000 | head -c 8388608 >second.img
          seq 3 300000 | head -c 1048576 >third.img
          second=$(md5sum <second.img)
-         third=$(md5sum <third.img)
-         {vmm} </dev/null >output 2>&1 &
-         machine=$!
-         until_said() {{
-             for step in $(seq 1 800); do
-                 grep -q \"$1\" output && return
-                 sleep 0.1
-             done
-             echo \"the guest never said: $1\"
-         }}
-         until_said 'guest wrote to its disk of 8192 sectors'
+         third=$(md5sum <third.img)";
+    let steps = "told 'guest wrote to its disk of 8192 sectors'
          ./vmm ctl vm.sock events >events &
          for step in $(seq 1 100); do
              [ -s events ] && break
              sleep 0.1
          done
          ./vmm ctl vm.sock detach disk0
-         until_said 'guest disk has 0 sectors'
-         until_said 'guest cannot write'
+         told 'guest disk has 0 sectors'
+         told 'guest cannot write'
          ./vmm ctl vm.sock attach disk0 second.img
-         until_said \"guest reads md5 ${{second%% *}}\" && echo 'the guest reads the second image'
-         until_said 'guest wrote to its disk of 16384 sectors'
+         told \"guest reads md5 ${second%% *}\" && echo 'the guest reads the second image'
+         told 'guest wrote to its disk of 16384 sectors'
          ./vmm ctl vm.sock info disk0
          ./vmm ctl vm.sock suspend
          ./vmm ctl vm.sock attach disk0 third.img --replace
          ./vmm ctl vm.sock resume
-         until_said \"guest reads md5 ${{third%% *}}\" && echo 'the guest reads the third image'
-         wait $machine
-         status=$?
-         cat output
-         [ \"$(head -c 5 first.img)\" = 'disk ' ] && echo 'what was written is in the first image'
+         told \"guest reads md5 ${third%% *}\" && echo 'the guest reads the third image'";
+    let afterwards =
+        "[ \"$(head -c 5 first.img)\" = 'disk ' ] && echo 'what was written is in the first image'
          [ \"$(tail -c 512 second.img | head -c 5)\" = 'disk ' ] && echo 'and in the second'
          [ \"$(md5sum <third.img)\" = \"$third\" ] && echo 'and not in the third'
-         sed 's/^/events: /' events
-         exit $status"
-    );
+         sed 's/^/events: /' events";
+    let script = format!("{images}\n{}", beside(&vmm, steps, afterwards));
     let says = [
         "disk0: nothing attached",
         "second.img, 16384 sectors",
@@ -77,7 +64,7 @@ pub(super) fn images(guest: Kernel) -> Check {
         script,
         status: 0,
         says: says.map(str::to_owned).to_vec(),
-        lacks: vec!["Kernel panic", "Call Trace", "cannot load", "never said"],
+        lacks: vec!["Kernel panic", "Call Trace", "cannot load", "never: "],
         limit_s: 2 * BOOT_LIMIT_S,
         quick: false,
     }
