@@ -34,6 +34,9 @@ use crate::errno::{host_error, invalid};
 use crate::vcpu::KvmVcpu;
 use crate::{convert, ioctl, msrs, tsc};
 
+/// CR0.WP (Intel SDM vol. 3, section 2.5).
+const CR0_WP: u64 = 1 << 16;
+
 /// LVT entries of the LAPIC (Intel SDM vol. 3, section 11.5.1) and what firmware leaves in them.
 const LVT_LINT0: usize = 0x350;
 const LVT_LINT1: usize = 0x360;
@@ -76,6 +79,12 @@ impl KvmVcpu {
         let Some(state) = self.power_on.clone() else {
             return Ok(());
         };
+        // KVM on AMD clears its control block after a triple fault, and with it where the nested page
+        // tables are, which it sets again only if the mode changes: a guest without paging would never
+        // get on. So its mode is another before it is what it was.
+        let mut other = (*state).clone();
+        other.system.cr0 ^= CR0_WP;
+        self.set_system(&other)?;
         self.set_all(&state, None)?;
         self.renew_tsc()
     }

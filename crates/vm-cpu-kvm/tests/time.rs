@@ -44,6 +44,9 @@ const WAITS: &[u8] = &[0xfb, 0xeb, 0xfe];
 /// `mov al, VECTOR; out VECTOR_PORT, al; iret`.
 const SAYS_VECTOR: &[u8] = &[0xb0, VECTOR, 0xe6, 0x11, 0xcf];
 
+/// `lidt [0x3000]; int3`: an empty table, so that the machine shuts down.
+const FAULTS: &[u8] = &[0x0f, 0x01, 0x1e, 0x00, 0x30, 0xcc];
+
 struct Guest {
     machine: Arc<dyn Machine>,
     vcpu: Box<dyn Vcpu>,
@@ -84,12 +87,18 @@ impl Guest {
             return None;
         }
         let mut guest = Self { machine, vcpu };
-        let mut state = guest.state();
-        (state.system.cs.base, state.system.cs.selector) = (0, 0);
-        state.gprs.rip = PROGRAM.into();
-        state.gprs.rsp = 0x8000;
-        guest.set_state(&state);
+        guest.go_to(0);
         Some(guest)
+    }
+
+    /// To the instruction that many bytes into the program.
+    fn go_to(&mut self, at: usize) {
+        let mut settled = self.vcpu.settled().expect("settled");
+        let mut start = settled.start().expect("the state can be read");
+        (start.system.cs.base, start.system.cs.selector) = (0, 0);
+        start.gprs.rip = u64::from(PROGRAM) + at as u64;
+        start.gprs.rsp = 0x8000;
+        settled.set_start(&start).expect("the state fits");
     }
 
     fn state(&mut self) -> VcpuState {
@@ -201,5 +210,24 @@ fn a_deadline_that_the_hosts_clock_passed_while_time_was_held_comes_when_the_gue
         let now = guest.state().tsc.value;
         guest.let_go();
         assert!(now >= deadline, "{} ticks too early", deadline - now);
+    }
+}
+
+#[test]
+fn a_guest_that_was_reset_after_a_triple_fault_reads_the_tsc_that_its_timers_go_by() {
+    let program = [READS_TSC, FAULTS].concat();
+    let Some(mut guest) = Guest::new(&program) else {
+        return;
+    };
+    for _ in 0..3 {
+        guest.go_to(READS_TSC.len());
+        let exit = guest.vcpu.run(Entry::Go).expect("enters");
+        assert!(matches!(exit, Exit::Shutdown), "{exit:?}");
+        guest.vcpu.reset().expect("resets");
+        guest.go_to(0);
+        let before = guest.state().tsc.value;
+        let read = guest.rdtsc();
+        let after = guest.state().tsc.value;
+        assert!((before..=after).contains(&read), "{before} {read} {after}");
     }
 }
