@@ -4,13 +4,11 @@
 //! The lab: real KVM on any machine. QEMU emulates a CPU with AMD SVM, Debian's kernel runs on it
 //! with kvm-amd, and our static programs run on that from its initramfs.
 
-mod beside;
 pub(crate) mod debian;
 mod e2fs;
 pub(crate) mod modules;
 pub(crate) mod nested;
 pub(crate) mod payload;
-mod power;
 pub(crate) mod qemu;
 pub(crate) mod setup;
 mod test_run;

@@ -3,8 +3,8 @@
 
 //! A check of a disk whose image comes and goes while Linux works with it.
 
+use super::beside::beside;
 use super::{BOOT_LIMIT_S, Check, run_with_drivers};
-use crate::lab::beside::beside;
 use crate::lab::setup::Kernel;
 
 /// The guest writes to its disk, finds it empty, then another of another size, whose bytes it reads,

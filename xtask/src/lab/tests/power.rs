@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
 //! Lab checks of what is done to a running machine: its power button, vCPUs that come and go, the
-//! execution cap, the ways in which a guest resets it. Each has a guest in the background and speaks to its control socket.
+//! execution cap, the ways in which a guest resets it. Each has a guest in the background and speaks to
+//! its control socket.
 
 use super::beside::beside;
-use super::setup::Kernel;
-use super::tests::{Check, run, run_with_drivers};
+use super::{Check, run, run_with_drivers};
+use crate::lab::setup::Kernel;
 
 const LIMIT_S: u32 = 240;
 
