@@ -13,6 +13,7 @@ mod files;
 mod kernels;
 mod power;
 
+use self::beside::{start, type_a_line};
 use super::setup::Kernel;
 
 /// One check: a script, and what its end and output must be.
@@ -191,24 +192,6 @@ fn two_cpus(guest: Kernel) -> Check {
     }
 }
 
-/// Runs `vmm`, sends it `line` when its guest waits for one; its output is in `output`.
-fn type_a_line(vmm: &str, line: &str) -> String {
-    format!(
-        "rm -f input output
-         mkfifo input
-         touch output
-         (
-             for step in $(seq 1 500); do
-                 grep -q 'guest waits for a line' output && break
-                 sleep 0.1
-             done
-             echo '{line}'
-         ) >input &
-         {vmm} <input >output 2>&1
-         status=$?"
-    )
-}
-
 /// A line longer than the 16550's FIFO, sent when the guest waits for it.
 fn serial_input() -> Check {
     let line = "serial-".repeat(30);
@@ -308,17 +291,14 @@ fn reboot() -> Check {
 fn reset(guest: Kernel) -> Check {
     let kernel = guest.name();
     let vmm = run(&format!("vmlinux-{kernel}"), 1, "256M", "", "reboot");
+    let start = start(&vmm);
     let script = format!(
-        "{vmm} </dev/null >output 2>&1 &
-         for step in $(seq 1 800); do
-             [ $(grep -c 'userspace reached' output) -ge 2 ] && break
-             sleep 0.1
-         done
-         kill -TERM $!
-         wait $!
+        "{start}
+         told 'userspace reached' 2 && echo 'it came up again'
+         kill -TERM $machine
+         wait $machine
          status=$?
          cat output
-         [ $(grep -c 'userspace reached' output) -ge 2 ] && echo 'it came up again'
          exit $status"
     );
     Check {

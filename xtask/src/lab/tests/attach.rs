@@ -19,10 +19,7 @@ pub(super) fn images(guest: Kernel) -> Check {
          third=$(md5sum <third.img)";
     let steps = "told 'guest wrote to its disk of 8192 sectors'
          ./vmm ctl vm.sock events >events &
-         for step in $(seq 1 100); do
-             [ -s events ] && break
-             sleep 0.1
-         done
+         wait_for [ -s events ]
          ./vmm ctl vm.sock detach disk0
          told 'guest disk has 0 sectors'
          told 'guest cannot write'

@@ -3,21 +3,9 @@
 
 //! Checks of a guest's time, for a lab whose clock is driven by instructions.
 
+use super::beside::beside;
 use super::{BOOT_LIMIT_S, Check, run};
 use crate::lab::setup::Kernel;
-
-/// Starts the guest behind a control socket, and waits until it says `words`.
-fn start(cpus: u32, guest: &str, words: &str) -> String {
-    let vmm = run("vmlinux-6.1", cpus, "256M", "--control vm.sock", guest);
-    format!(
-        "{vmm} </dev/null >output 2>&1 &
-         machine=$!
-         for step in $(seq 1 500); do
-             grep -q '{words}' output && break
-             sleep 0.1
-         done"
-    )
-}
 
 /// A guest's clock stands still while its machine is suspended, whatever it reads it from: what it
 /// says before and after 10 s of that is less than 50 ms apart.
@@ -36,29 +24,25 @@ pub(super) fn suspended_smp() -> Check {
 
 fn suspended_on(source: &str, cpus: u32, most_ms: u32) -> Check {
     let guest = format!("clock clocksource={source} tsc=reliable");
-    let start = start(cpus, &guest, "guest watches its clock");
-    let script = format!(
-        "{start}
+    let steps = "told 'guest watches its clock'
          ./vmm ctl vm.sock suspend
          before=$(labx now)
          sleep 10
          after=$(labx now)
          ./vmm ctl vm.sock resume
-         echo \"suspended for $(( ${{after%.*}} - ${{before%.*}} )) s\"
-         wait $machine
-         status=$?
-         cat output
-         step=$(sed -n 's/.*no step above \\([0-9]*\\) ms.*/\\1/p' output)
-         [ ${{step:-{most_ms}}} -lt {most_ms} ] && echo 'its clock stood still'
-         exit $status"
+         echo \"suspended for $(( ${after%.*} - ${before%.*} )) s\"";
+    let afterwards = format!(
+        "step=$(sed -n 's/.*no step above \\([0-9]*\\) ms.*/\\1/p' output)
+         [ ${{step:-{most_ms}}} -lt {most_ms} ] && echo 'its clock stood still'"
     );
+    let vmm = run("vmlinux-6.1", cpus, "256M", "", &guest);
     Check {
         name: format!(
             "a guest's clock, {source} of {cpus} vCPU, moves by less than {most_ms} ms over 10 s of suspension"
         ),
         lab: Kernel::V6_12,
         cpus,
-        script,
+        script: beside(&vmm, steps, &afterwards),
         status: 0,
         says: vec![
             "SUSPENDED\n".into(),
@@ -76,17 +60,15 @@ fn suspended_on(source: &str, cpus: u32, most_ms: u32) -> Check {
 /// A guest that does nothing is woken no more often than its kernel's tick (Debian: 250 Hz), asks the
 /// VMM for nothing, and leaves the host's CPU to others.
 pub(super) fn idle() -> Check {
-    let start = start(1, "idle", "userspace reached");
-    let script = format!(
-        "{start}
-         look() {{
+    let steps = "told 'userspace reached'
+         look() {
              ./vmm ctl vm.sock stats '/emt/0/exits/*|/engine/vcpu/0/*' >stats
              task=$(./vmm ctl vm.sock status | sed 's/.*threads .\\([0-9]*\\).*/\\1/')
              cpu=$(cut -d ' ' -f 1 /proc/$machine/task/$task/schedstat)
-             asked=$(awk '$1 ~ \"/emt/0/exits/\" {{ n += $2 }} END {{ print n + 0 }}' stats)
-             wakes=$(awk '$1 ~ \"/halt_wakeup$\" {{ print $2 }}' stats)
-             exits=$(awk '$1 == \"/engine/vcpu/0/exits\" {{ print $2 }}' stats)
-         }}
+             asked=$(awk '$1 ~ \"/emt/0/exits/\" { n += $2 } END { print n + 0 }' stats)
+             wakes=$(awk '$1 ~ \"/halt_wakeup$\" { print $2 }' stats)
+             exits=$(awk '$1 == \"/engine/vcpu/0/exits\" { print $2 }' stats)
+         }
          sleep 3
          look
          cpu_before=$cpu asked_before=$asked wakes_before=$wakes exits_before=$exits
@@ -98,17 +80,13 @@ pub(super) fn idle() -> Check {
          [ $wakes -gt 0 ] && [ $wakes -le 2500 ] && echo 'no more than its tick'
          [ $asked -le 10 ] && echo 'asks for nothing'
          [ $cpu -lt 1000 ] && echo 'leaves the CPU alone'
-         ./vmm ctl vm.sock destroy
-         wait $machine
-         status=$?
-         cat output stats
-         exit $status"
-    );
+         ./vmm ctl vm.sock destroy";
+    let vmm = run("vmlinux-6.1", 1, "256M", "", "idle");
     Check {
         name: "an idle guest wakes no more than its tick".into(),
         lab: Kernel::V6_12,
         cpus: 1,
-        script,
+        script: beside(&vmm, steps, "cat stats"),
         status: 0,
         says: [
             "no more than its tick",

@@ -4,6 +4,7 @@
 //! Checks of a disk: what is written to it is there, also for the host, when the host is full, when
 //! the guest reboots and when its machine is killed.
 
+use super::beside::start;
 use super::{BOOT_LIMIT_S, Check, run_with_drivers};
 use crate::lab::setup::Kernel;
 
@@ -45,23 +46,19 @@ pub(super) fn carries(guest: Kernel) -> Check {
 pub(super) fn full_host(guest: Kernel) -> Check {
     let kernel = guest.name();
     let options = "--disk full/disk.img --control vm.sock";
-    let vmm = run_with_drivers(guest, options, "disk-full");
+    let start = start(&run_with_drivers(guest, options, "disk-full"));
     let script = format!(
         "mkdir -p full
          mount -t tmpfs -o size=1m full full
          truncate -s 4M full/disk.img
-         {vmm} </dev/null >output 2>&1 &
-         machine=$!
-         for step in $(seq 1 100); do
-             [ -S vm.sock ] && break
-             sleep 0.1
-         done
+         {start}
+         wait_for [ -S vm.sock ]
          ./vmm ctl vm.sock events >events &
-         for step in $(seq 1 800); do
+         is_suspended() {{
              ./vmm ctl vm.sock --json status 2>/dev/null >status
-             grep -q SUSPENDED status && break
-             sleep 0.1
-         done
+             grep -q SUSPENDED status
+         }}
+         wait_for is_suspended
          cat status
          ./vmm ctl vm.sock status
          echo 'before there is room:'
@@ -139,16 +136,17 @@ pub(super) fn rebooted() -> Check {
 
 /// Every block that the guest had synced when its machine was killed is in the image.
 pub(super) fn killed() -> Check {
-    let vmm = run_with_drivers(Kernel::V6_1, "--disk disk.img", "disk-sync");
+    let start = start(&run_with_drivers(
+        Kernel::V6_1,
+        "--disk disk.img",
+        "disk-sync",
+    ));
     let script = format!(
         "truncate -s 4M disk.img
-         {vmm} </dev/null >output 2>&1 &
-         for step in $(seq 1 800); do
-             grep -q 'guest synced 40' output && break
-             sleep 0.1
-         done
-         kill -KILL $!
-         wait $!
+         {start}
+         told 'guest synced 40'
+         kill -KILL $machine
+         wait $machine
          status=$?
          cat output
          last=$(sed -n 's/.*guest synced \\([0-9]*\\).*/\\1/p' output | tail -n 1)

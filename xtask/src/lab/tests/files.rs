@@ -4,6 +4,7 @@
 //! Checks of what a guest keeps on a disk: its file system after its machine was killed, and bytes
 //! in bulk. Each is judged from outside too, by programs that are not ours.
 
+use super::beside::start;
 use super::{BOOT_LIMIT_S, Check, run_with_drivers};
 use crate::lab::e2fs;
 use crate::lab::setup::Kernel;
@@ -14,19 +15,16 @@ const FILES: u32 = 40;
 /// Every file that the guest had synced when its machine was killed is there, whole, in a file system
 /// that needs no more than its journal replayed.
 pub(super) fn ext4_killed() -> Check {
-    let vmm = run_with_drivers(Kernel::V6_1, "--disk disk.img", "ext4");
+    let start = start(&run_with_drivers(Kernel::V6_1, "--disk disk.img", "ext4"));
     let [mke2fs, e2fsck, debugfs] = ["mke2fs", "e2fsck", "debugfs"].map(e2fs::call);
     let script = format!(
         "cpio -id <e2fs.cpio 2>/dev/null
          truncate -s 32M disk.img
          {mke2fs} -q -t ext4 -J size=4 disk.img || exit 1
-         {vmm} </dev/null >output 2>&1 &
-         for step in $(seq 1 800); do
-             grep -q 'guest synced {FILES}' output && break
-             sleep 0.1
-         done
-         kill -KILL $!
-         wait $!
+         {start}
+         told 'guest synced {FILES}'
+         kill -KILL $machine
+         wait $machine
          status=$?
          cat output
          {e2fsck} -y -E journal_only disk.img

@@ -4,6 +4,7 @@
 //! Checks of kernels that are not Linux' own ELF file: multiboot, a flat binary, a bzImage by its 32-bit
 //! entry. What each was given it says itself, on the serial port.
 
+use super::beside::start;
 use super::{BOOT_LIMIT_S, Check, REACHED, run};
 use crate::lab::setup::Kernel;
 
@@ -146,16 +147,15 @@ fn flat() -> Check {
 /// machine does not have; by then it has shown and used what it was given.
 fn xen() -> Check {
     const MIB: u64 = 320;
+    let start = start(&format!(
+        "./vmm run --kernel xen --initrd vmlinuz-6.1 --initrd guest.cpio --memory {MIB}M --append \
+         'xen no-real-mode console=com1 com1=115200,8n1 loglvl=all noreboot'"
+    ));
     let script = format!(
-        "touch output
-         ./vmm run --kernel xen --initrd vmlinuz-6.1 --initrd guest.cpio --memory {MIB}M --append \
-             'xen no-real-mode console=com1 com1=115200,8n1 loglvl=all noreboot' </dev/null >output 2>&1 &
-         for step in $(seq 1 600); do
-             grep -q 'Using scheduler\\|Panic' output && break
-             sleep 0.1
-         done
-         kill -TERM $!
-         wait $!
+        "{start}
+         told 'Using scheduler\\|Panic'
+         kill -TERM $machine
+         wait $machine
          status=$?
          cat output
          exit $status"
