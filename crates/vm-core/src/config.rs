@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 use vm_cfg::{Bounded, ByteSize, CfgError, Section};
-use vm_cpu::{CpuError, CpuModel};
+use vm_cpu::{CpuError, CpuSpec};
 
 use crate::{OnReset, TripleFault, VmSpec};
 
@@ -30,10 +30,10 @@ struct Written {
     on_triple_fault: WrittenTripleFault,
 }
 
-/// A model by its name.
+/// A model by its name, less features.
 #[derive(Deserialize, Default)]
 #[serde(try_from = "String")]
-struct WrittenCpu(CpuModel);
+struct WrittenCpu(CpuSpec);
 
 impl TryFrom<String> for WrittenCpu {
     type Error = CpuError;
@@ -64,7 +64,7 @@ enum WrittenTripleFault {
 impl VmSpec {
     /// Reads a section with the keys `name`, `cpus`, `max_cpus` (how many can be
     /// there later; absent: `cpus`), `cap` (percent of a host CPU for each), `memory`, `cpu` (`host`,
-    /// or the name of a [`vm_cpu::Baseline`] such as `x86-64-v2`), `on_reset`
+    /// or the name of a [`vm_cpu::Baseline`] such as `x86-64-v2`, either less features: `host,-avx2`), `on_reset`
     /// (`reset`, `power-off` or `halt`) and `on_triple_fault` (`guru`, `reset` or `power-off`); what is not
     /// set is as in [`VmSpec::default`].
     ///
@@ -106,7 +106,7 @@ impl VmSpec {
 mod tests {
     use super::*;
     use vm_cfg::Tree;
-    use vm_cpu::Baseline;
+    use vm_cpu::{Baseline, CpuModel};
 
     fn read(text: &str) -> Result<VmSpec, CfgError> {
         let tree = Tree::builder().text("vm.toml".as_ref(), text)?.build();
@@ -139,8 +139,10 @@ mod tests {
         let baselines = Baseline::ALL.map(CpuModel::Baseline);
         for model in [CpuModel::Host].into_iter().chain(baselines) {
             let spec = read(&format!("[vm]\ncpu='{model}'")).unwrap();
-            assert_eq!(spec.cpu, model);
+            assert_eq!(spec.cpu, model.into());
         }
+        let spec = read("[vm]\ncpu='host,-avx2'").unwrap();
+        assert_eq!(spec.cpu.without.names(), ["avx2"]);
     }
 
     #[test]
@@ -152,6 +154,7 @@ mod tests {
             ("[vm]\ncap=101", ["vm.cap", "100"]),
             ("[vm]\ncpu='x86-64-v9'", ["vm.cpu", "host, x86-64-v1"]),
             ("[vm]\ncpu='486'", ["486", "host"]),
+            ("[vm]\ncpu='host,avx'", ["vm.cpu", "avx2"]),
             ("[vm]\non_reset='explode'", ["explode", "power-off"]),
             ("[vm]\nmemroy='1G'", ["vm.memroy", "vm.memory"]),
         ] {

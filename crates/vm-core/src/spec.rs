@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use vm_cpu::{CpuModel, IrqMode};
+use vm_cpu::{CpuSpec, IrqMode};
 
 use crate::VmError;
 
@@ -52,8 +52,8 @@ pub struct VmSpec {
     pub memory_bytes: u64,
     /// Interrupt controllers.
     pub irq: IrqMode,
-    /// CPU model.
-    pub cpu: CpuModel,
+    /// Which CPU the guest sees.
+    pub cpu: CpuSpec,
     /// What a guest's reset does.
     pub on_reset: OnReset,
     /// What a triple fault does.
@@ -77,7 +77,7 @@ impl Default for VmSpec {
             cap_percent: crate::cap::FULL,
             memory_bytes: 256 << 20,
             irq: IrqMode::default(),
-            cpu: CpuModel::default(),
+            cpu: CpuSpec::default(),
             on_reset: OnReset::default(),
             on_triple_fault: TripleFault::default(),
             gather_limit: Duration::from_secs(10),

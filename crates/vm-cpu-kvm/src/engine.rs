@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Kvm;
-use vm_cpu::{CpuError, CpuModel, Engine, GuestRam, IrqMode, Machine, MachineSpec, RamLayout};
+use vm_cpu::{
+    CpuError, CpuSpec, Engine, Features, GuestRam, IrqMode, Machine, MachineSpec, RamLayout,
+};
 
 use crate::errno::host_error;
 use crate::host::{self, Host};
@@ -93,11 +95,11 @@ impl KvmEngine {
         speed::probe(self)
     }
 
-    /// Tries whether guests can have this CPU model, by making one vCPU of it.
+    /// Tries whether guests can have this CPU, by making one vCPU of it.
     ///
     /// # Errors
     /// [`CpuError::Unavailable`] with what the host lacks, or that its KVM does not keep to the model.
-    pub fn try_model(&self, cpu: CpuModel) -> Result<(), CpuError> {
+    pub fn try_cpu(&self, cpu: CpuSpec) -> Result<(), CpuError> {
         let ram = RamLayout { bytes: TRIAL_BYTES }.allocate()?;
         let spec = MachineSpec {
             vcpus: 1,
@@ -105,6 +107,11 @@ impl KvmEngine {
             cpu,
         };
         self.machine(&spec, &ram)?.vcpu(0).map(drop)
+    }
+
+    /// The features with a name that guests can have on this host.
+    pub fn features(&self) -> Features {
+        crate::model::offered(self.facts.cpuid.as_slice())
     }
 
     /// As [`Engine::create`], with the engine's own type.

@@ -72,7 +72,7 @@ impl KvmMachine {
         ram: &GuestRam,
     ) -> Result<Self, CpuError> {
         facts.host.check(spec.irq)?;
-        let cpuid = model::mask(facts.cpuid.as_slice(), spec.cpu)?;
+        let cpuid = model::mask(facts.cpuid.as_slice(), spec.cpu.model)?;
         let host_limit = u32::try_from(facts.host.max_vcpus).unwrap_or(u32::MAX);
         let limit = host_limit.min(APIC_ID_LIMIT);
         if spec.vcpus == 0 || spec.vcpus > limit {
@@ -166,11 +166,13 @@ impl KvmMachine {
             tsc_deadline,
         };
         let op = "KVM_SET_CPUID2";
-        let cpuid = CpuId::from_entries(&cpuid::fit(&self.inner.cpuid, how))
+        let mut leaves = cpuid::fit(&self.inner.cpuid, how);
+        model::take_away(&mut leaves, spec.cpu.without);
+        let cpuid = CpuId::from_entries(&leaves)
             .map_err(|_| host_error(op, Some(id), std::io::Error::other("too many leaves")))?;
         fd.set_cpuid2(&cpuid)
             .map_err(|e| host_error(op, Some(id), e))?;
-        if spec.cpu == CpuModel::Host {
+        if spec.cpu == CpuModel::Host.into() {
             return Ok(());
         }
         let kept = fd

@@ -1,14 +1,14 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! KVM's CPUID, masked to a baseline.
+//! KVM's CPUID, masked to a baseline, and less features that were taken away.
 //!
 //! Of the registers that hold feature bits, a guest sees the baseline's bits and nothing else; leaves
 //! that describe features no baseline has are left out. Who made the processor, its family and name,
 //! its caches and its widths of addresses stay the host's.
 
 use kvm_bindings::kvm_cpuid_entry2;
-use vm_cpu::{Baseline, CpuError, CpuModel, CpuidRegister, Feature};
+use vm_cpu::{Baseline, CpuError, CpuModel, CpuSpec, CpuidRegister, Feature, Features};
 
 /// The last basic leaf, that of XSAVE; behind it are leaves of features.
 const LAST_BASIC: u32 = 0xd;
@@ -22,17 +22,21 @@ const AVX_BYTES: u32 = 256;
 
 /// Names of what a baseline needs and KVM does not offer.
 pub(crate) fn lacks(supported: &[kvm_cpuid_entry2], baseline: Baseline) -> Vec<&'static str> {
-    let has = |feature: &Feature| {
-        let entry = supported
-            .iter()
-            .find(|e| e.function == feature.leaf && e.index == 0);
-        entry.is_some_and(|e| register(e, feature.register) & feature.mask() != 0)
-    };
-    baseline
-        .features()
-        .filter(|feature| !has(feature))
-        .map(|feature| feature.name)
-        .collect()
+    let lacking = baseline.features().filter(|f| !has(supported, f));
+    lacking.map(|feature| feature.name).collect()
+}
+
+/// The features that KVM offers.
+pub(crate) fn offered(supported: &[kvm_cpuid_entry2]) -> Features {
+    let offered = Feature::all().filter(|feature| has(supported, feature));
+    let named = offered.filter_map(|feature| Features::named(feature.name));
+    named.fold(Features::NONE, Features::and)
+}
+
+fn has(supported: &[kvm_cpuid_entry2], feature: &Feature) -> bool {
+    let mut entries = supported.iter();
+    let entry = entries.find(|e| (e.function, e.index) == (feature.leaf, 0));
+    entry.is_some_and(|e| register(e, feature.register) & feature.mask() != 0)
 }
 
 /// What KVM offers, masked to `model`.
@@ -81,6 +85,23 @@ fn known(entry: &kvm_cpuid_entry2, baseline: Baseline) -> bool {
     }
 }
 
+/// Clears the bits of these features; last of all that is done to a vCPU's CPUID.
+pub(crate) fn take_away(entries: &mut [kvm_cpuid_entry2], without: Features) {
+    let clear = |entries: &mut [kvm_cpuid_entry2], leaf, register, mask: u32| {
+        let leaves = entries
+            .iter_mut()
+            .filter(|e| (e.function, e.index) == (leaf, 0));
+        leaves.for_each(|entry| *register_mut(entry, register) &= !mask);
+    };
+    for feature in without.iter() {
+        clear(entries, feature.leaf, feature.register, feature.mask());
+        if (feature.leaf, feature.register) == (1, CpuidRegister::Edx) {
+            let repeated = feature.mask() & REPEATED;
+            clear(entries, 0x8000_0001, CpuidRegister::Edx, repeated);
+        }
+    }
+}
+
 fn mask_entry(entry: &mut kvm_cpuid_entry2, baseline: Baseline) {
     use CpuidRegister::{Eax, Ebx, Ecx, Edx};
     let allowed = |leaf: u32, register: CpuidRegister| {
@@ -126,7 +147,7 @@ fn mask_entry(entry: &mut kvm_cpuid_entry2, baseline: Baseline) {
     }
 }
 
-/// That KVM shows a guest no feature that it was not told to show. A KVM that runs guest code without
+/// That KVM shows a guest of `cpu` no feature that it was not told to show. A KVM that runs guest code without
 /// being able to intercept CPUID answers with the processor's own leaves; a guest that trusted them
 /// would not run elsewhere.
 ///
@@ -135,7 +156,7 @@ fn mask_entry(entry: &mut kvm_cpuid_entry2, baseline: Baseline) {
 pub(crate) fn kept(
     told: &[kvm_cpuid_entry2],
     shown: &[kvm_cpuid_entry2],
-    model: CpuModel,
+    cpu: CpuSpec,
 ) -> Result<(), CpuError> {
     let more = shown.iter().any(|shown| {
         let same = |e: &&kvm_cpuid_entry2| (e.function, e.index) == (shown.function, shown.index);
@@ -143,13 +164,14 @@ pub(crate) fn kept(
         match shown.function {
             1 => shown.ecx & !told.ecx & !OSXSAVE | shown.edx & !told.edx & !APIC != 0,
             7 => shown.ebx & !told.ebx | shown.ecx & !told.ecx | shown.edx & !told.edx != 0,
+            0x4000_0001 => shown.eax & !told.eax != 0,
             0x8000_0001 => shown.ecx & !told.ecx | shown.edx & !told.edx & !APIC != 0,
             _ => false,
         }
     });
     if more {
         return Err(CpuError::Unavailable {
-            what: format!("CPU model {model}"),
+            what: format!("CPU model {cpu}"),
             hint: "this host's KVM shows guests the processor's own features whatever it is told: \
                    take host"
                 .into(),
@@ -172,6 +194,15 @@ fn register(entry: &kvm_cpuid_entry2, register: CpuidRegister) -> u32 {
         CpuidRegister::Ebx => entry.ebx,
         CpuidRegister::Ecx => entry.ecx,
         CpuidRegister::Edx => entry.edx,
+    }
+}
+
+fn register_mut(entry: &mut kvm_cpuid_entry2, register: CpuidRegister) -> &mut u32 {
+    match register {
+        CpuidRegister::Eax => &mut entry.eax,
+        CpuidRegister::Ebx => &mut entry.ebx,
+        CpuidRegister::Ecx => &mut entry.ecx,
+        CpuidRegister::Edx => &mut entry.edx,
     }
 }
 
@@ -282,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_kvm_that_shows_more_than_it_was_told_is_found_out() {
-        let model = CpuModel::Baseline(Baseline::V2);
+        let model = CpuModel::Baseline(Baseline::V2).into();
         let told = seen(Baseline::V2);
         assert!(kept(&told, &told, model).is_ok());
         for (function, more) in [(1, 1 << 28), (7, 1 << 5), (0x8000_0001, 1 << 6)] {
@@ -299,6 +330,55 @@ mod tests {
             entry.ecx |= OSXSAVE;
         }
         assert!(kept(&told, &running, model).is_ok());
+    }
+
+    #[test]
+    fn a_feature_that_is_taken_away_is_the_only_one_that_is_missing() {
+        for name in Features::ALL.names() {
+            let mut entries = everything();
+            let without = Features::named(name).expect("it has that name");
+            take_away(&mut entries, without);
+            let cleared: u32 = entries
+                .iter()
+                .flat_map(|e| [e.eax, e.ebx, e.ecx, e.edx])
+                .map(u32::count_zeros)
+                .sum();
+            let gone: Vec<_> = without.iter().collect();
+            for feature in &gone {
+                let entry = find(&entries, feature.leaf, 0).expect("the host has every leaf");
+                assert_eq!(
+                    register(&entry, feature.register) & feature.mask(),
+                    0,
+                    "{name}"
+                );
+            }
+            // AMD says some of them twice.
+            let twice = gone.iter().filter(|f| {
+                (f.leaf, f.register) == (1, CpuidRegister::Edx) && REPEATED & f.mask() != 0
+            });
+            assert_eq!(cleared as usize, gone.len() + twice.count(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_offered_is_what_has_a_bit() {
+        assert_eq!(offered(&everything()), Features::ALL);
+        assert_eq!(offered(&[]), Features::NONE);
+        let names = offered(&seen(Baseline::V1)).names();
+        assert!(
+            names.contains(&"sse2") && !names.contains(&"pni"),
+            "{names:?}"
+        );
+    }
+
+    #[test]
+    fn a_kvm_that_shows_what_was_taken_away_is_found_out() {
+        let cpu: CpuSpec = "host,-kvm_pv_eoi".parse().expect("it is one");
+        let mut told = everything();
+        take_away(&mut told, cpu.without);
+        assert!(kept(&told, &told, cpu).is_ok());
+        let error = kept(&told, &everything(), cpu).expect_err("it shows more");
+        assert!(error.to_string().contains("host,-kvm_pv_eoi"), "{error}");
     }
 
     #[test]

@@ -9,8 +9,8 @@
 
 use vm_cpu::x86::Start;
 use vm_cpu::{
-    Baseline, CpuError, CpuModel, CpuidRegister, Engine, Entry, Exit, Feature, IrqMode,
-    MachineSpec, Msi, RamLayout,
+    Baseline, CpuError, CpuModel, CpuSpec, CpuidRegister, Engine, Entry, Exit, Feature, Features,
+    IrqMode, MachineSpec, Msi, RamLayout,
 };
 use vm_cpu_kvm::{KvmEngine, Need};
 use vm_memory::{Bytes, GuestAddress};
@@ -89,18 +89,19 @@ fn a_signal_that_the_process_handles_is_not_taken() {
     }
 }
 
-/// What a guest reads with CPUID: EBX, ECX and EDX of subleaf 0.
-fn cpuid_in_a_guest(engine: &KvmEngine, cpu: CpuModel, leaf: u32) -> [u32; 3] {
+/// What a guest reads with CPUID: EAX, EBX, ECX and EDX of subleaf 0.
+fn cpuid_in_a_guest(engine: &KvmEngine, cpu: CpuSpec, leaf: u32) -> [u32; 4] {
     const AT: u64 = 0x1000;
     let ram = RamLayout { bytes: 1 << 16 }
         .allocate()
         .expect("the host has 64 KiB");
     let [a, b, c, d] = leaf.to_le_bytes();
-    // mov eax, leaf; xor ecx, ecx; cpuid; then each register: mov eax, reg; out 0x10, eax.
+    // mov eax, leaf; xor ecx, ecx; cpuid; out 0x10, eax; then each other: mov eax, reg; out 0x10, eax.
     let mut code = vec![
-        0x66, 0xb8, a, b, c, d, 0x66, 0x31, 0xc9, 0x0f, 0xa2, 0x66, 0x89, 0xd8,
+        0x66, 0xb8, a, b, c, d, 0x66, 0x31, 0xc9, 0x0f, 0xa2, 0x66, 0xe7, 0x10,
     ];
-    code.extend([0x66, 0xe7, 0x10, 0x66, 0x89, 0xc8, 0x66, 0xe7, 0x10]);
+    code.extend([0x66, 0x89, 0xd8, 0x66, 0xe7, 0x10]);
+    code.extend([0x66, 0x89, 0xc8, 0x66, 0xe7, 0x10]);
     code.extend([0x66, 0x89, 0xd0, 0x66, 0xe7, 0x10, 0xf4]);
     ram.write_slice(&code, GuestAddress(AT)).expect("it fits");
     let spec = MachineSpec {
@@ -116,16 +117,17 @@ fn cpuid_in_a_guest(engine: &KvmEngine, cpu: CpuModel, leaf: u32) -> [u32; 3] {
         Ok(Exit::PioWrite { value, .. }) => value,
         other => panic!("expected a write, found {other:?}"),
     };
-    [next(), next(), next()]
+    [next(), next(), next(), next()]
 }
 
 #[test]
 fn a_guest_of_a_baseline_sees_its_features_and_no_more() {
     let Some(engine) = engine() else { return };
-    let fits = |b: &Baseline| engine.try_model(CpuModel::Baseline(*b)).is_ok();
+    let fits = |b: &Baseline| engine.try_cpu(CpuModel::Baseline(*b).into()).is_ok();
     for baseline in Baseline::ALL.into_iter().filter(fits) {
         for leaf in [1, 7, 0x8000_0001] {
-            let seen = cpuid_in_a_guest(&engine, CpuModel::Baseline(baseline), leaf);
+            let cpu = CpuModel::Baseline(baseline).into();
+            let [_, seen @ ..] = cpuid_in_a_guest(&engine, cpu, leaf);
             let mask = |register, of: &mut dyn Iterator<Item = Feature>| {
                 of.filter(|f| f.leaf == leaf && f.register == register)
                     .fold(0, |mask, f| mask | f.mask())
@@ -152,12 +154,49 @@ fn a_guest_of_a_baseline_sees_its_features_and_no_more() {
     }
 }
 
+/// On a host whose KVM shows guests the processor's own leaves it is refused, and says so.
+#[test]
+fn a_guest_does_not_see_a_feature_that_was_taken_away() {
+    let Some(engine) = engine() else { return };
+    let seen = |cpu: CpuSpec, feature: Feature| {
+        let [eax, ebx, ecx, edx] = cpuid_in_a_guest(&engine, cpu, feature.leaf);
+        let register = match feature.register {
+            CpuidRegister::Eax => eax,
+            CpuidRegister::Ebx => ebx,
+            CpuidRegister::Ecx => ecx,
+            CpuidRegister::Edx => edx,
+        };
+        register & feature.mask() != 0
+    };
+    for name in ["sse4_2", "mmx", "avx2", "kvm_pv_eoi", "kvmclock"] {
+        let cpu = CpuSpec {
+            model: CpuModel::Host,
+            without: Features::named(name).expect("it has that name"),
+        };
+        if let Err(error) = engine.try_cpu(cpu) {
+            let text = error.to_string();
+            assert!(text.contains("whatever it is told"), "{name}: {text}");
+            continue;
+        }
+        for feature in cpu.without.iter() {
+            assert!(!seen(cpu, feature), "{name} is still there");
+        }
+        let other = Features::named("cx16").expect("it has that name");
+        assert!(
+            other.iter().all(|other| seen(cpu, other)),
+            "without {name} more is gone"
+        );
+    }
+}
+
 #[test]
 fn the_hosts_own_model_is_always_there_and_a_baseline_or_why_not() {
     let Some(engine) = engine() else { return };
-    engine.try_model(CpuModel::Host).expect("what the host has");
+    engine
+        .try_cpu(CpuModel::Host.into())
+        .expect("what the host has");
     for baseline in Baseline::ALL {
-        if let Err(error) = engine.try_model(CpuModel::Baseline(baseline)) {
+        if let Err(error) = engine.try_cpu(CpuModel::Baseline(baseline).into()) {
             let text = error.to_string();
             assert!(text.starts_with(&format!("CPU model {}: this host", baseline.name())));
         }

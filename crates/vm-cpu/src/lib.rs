@@ -11,7 +11,7 @@
 //! | [`Vcpu`] | one virtual processor, owned by its EMT: [`Entry`] in, [`Exit`] out |
 //! | [`Settled`] | proof that a vCPU's pending exit is finished; the only way to its state |
 //! | [`GuestRam`] | guest memory |
-//! | [`CpuModel`], [`Baseline`] | which CPU the guest sees; a baseline's [`Feature`]s |
+//! | [`CpuSpec`], [`CpuModel`], [`Baseline`] | which CPU the guest sees, less which of its [`Features`] |
 //! | [`Statistic`] | something that an engine counts |
 //! | [`CpuError`] | what can go wrong, each with what to do about it |
 //!
@@ -38,6 +38,7 @@
 pub mod contract;
 mod error;
 mod exit;
+mod features;
 mod machine;
 mod model;
 mod ram;
@@ -47,9 +48,10 @@ pub mod x86;
 
 pub use error::CpuError;
 pub use exit::{Entry, Exit};
+pub use features::{CpuidRegister, Feature, Features};
 pub use machine::{
     Engine, Held, IrqMode, Machine, MachineSpec, Msi, Registers, Settled, Vcpu, Window,
 };
-pub use model::{Baseline, CpuModel, CpuidRegister, Feature};
+pub use model::{Baseline, CpuModel, CpuSpec};
 pub use ram::{GuestRam, RamLayout};
 pub use statistic::{Statistic, StatisticKind, StatisticUnit};

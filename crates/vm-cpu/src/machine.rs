@@ -9,7 +9,7 @@ use std::sync::Arc;
 use vm_emt::Kick;
 
 use crate::x86::{Start, VcpuState};
-use crate::{CpuError, CpuModel, Entry, Exit, GuestRam, Statistic};
+use crate::{CpuError, CpuSpec, Entry, Exit, GuestRam, Statistic};
 
 /// Who handles interrupts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,8 +29,8 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// Interrupt controllers.
     pub irq: IrqMode,
-    /// CPU model.
-    pub cpu: CpuModel,
+    /// Which CPU the guest sees.
+    pub cpu: CpuSpec,
 }
 
 /// A message-signalled interrupt as the bus carries it (Intel SDM vol. 3, section 11.11).

@@ -4,13 +4,14 @@
 //! Which CPU a guest sees: what the host offers, or a baseline that is the same on every host.
 //!
 //! The baselines are the micro-architecture levels of the x86-64 psABI (System V ABI, AMD64
-//! supplement 1.0, table 3.1), written down as CPUID bits (Intel SDM vol. 2A, CPUID; AMD APM vol. 3,
-//! appendix E). A level holds everything that the levels below it do.
+//! supplement 1.0, table 3.1); the table of [features](crate::features) says which bits those are. A
+//! level holds everything that the levels below it do.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::CpuError;
+use crate::features::{self, Feature, Features};
 
 /// Which CPU the guest sees. Its `Display` and `FromStr` are the command line's spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -37,36 +38,6 @@ pub enum Baseline {
     V3,
 }
 
-/// A register of a CPUID leaf.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "each is the register of that name")]
-pub enum CpuidRegister {
-    Eax,
-    Ebx,
-    Ecx,
-    Edx,
-}
-
-/// A feature, as the CPUID bit that says that it is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Feature {
-    /// Name, as Linux' `/proc/cpuinfo` spells it.
-    pub name: &'static str,
-    /// Leaf.
-    pub leaf: u32,
-    /// Register of subleaf 0.
-    pub register: CpuidRegister,
-    /// Number of the bit.
-    pub bit: u32,
-}
-
-impl Feature {
-    /// The bit as a mask.
-    pub const fn mask(&self) -> u32 {
-        1 << self.bit
-    }
-}
-
 impl Baseline {
     /// All, the smallest first.
     pub const ALL: [Self; 3] = [Self::V1, Self::V2, Self::V3];
@@ -82,19 +53,13 @@ impl Baseline {
 
     /// What a host must have for this baseline, and all of the guest's instructions.
     pub fn features(self) -> impl Iterator<Item = Feature> {
-        let levels = [V1, V2, V3];
-        let count = match self {
-            Self::V1 => 1,
-            Self::V2 => 2,
-            Self::V3 => 3,
-        };
-        levels.into_iter().take(count).flatten().copied()
+        features::of(self)
     }
 
     /// What a kernel sees beside [`Baseline::features`], where the host has it: how the processor
     /// maps memory, what every machine gives to its vCPUs, and the topology.
     pub fn system() -> impl Iterator<Item = Feature> {
-        SYSTEM.iter().copied()
+        features::system()
     }
 }
 
@@ -127,77 +92,65 @@ impl FromStr for CpuModel {
     }
 }
 
-const EXTENDED: u32 = 0x8000_0001;
+/// A model, less some of its features. Its `Display` and `FromStr` are the command line's spelling:
+/// `host,-avx2,-kvm_pv_eoi`.
+///
+/// A feature is taken away by the bit that says that it is there, so that a guest that looks does not
+/// use it; what else describes it (the parts of XSAVE) stays, and so does the instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct CpuSpec {
+    /// The model.
+    pub model: CpuModel,
+    /// What a guest does not see of it.
+    pub without: Features,
+}
 
-const fn at(name: &'static str, leaf: u32, register: CpuidRegister, bit: u32) -> Feature {
-    Feature {
-        name,
-        leaf,
-        register,
-        bit,
+impl From<CpuModel> for CpuSpec {
+    fn from(model: CpuModel) -> Self {
+        let without = Features::NONE;
+        Self { model, without }
     }
 }
 
-const V1: &[Feature] = &[
-    at("fpu", 1, CpuidRegister::Edx, 0),
-    at("cx8", 1, CpuidRegister::Edx, 8),
-    at("cmov", 1, CpuidRegister::Edx, 15),
-    at("mmx", 1, CpuidRegister::Edx, 23),
-    at("fxsr", 1, CpuidRegister::Edx, 24),
-    at("sse", 1, CpuidRegister::Edx, 25),
-    at("sse2", 1, CpuidRegister::Edx, 26),
-    at("syscall", EXTENDED, CpuidRegister::Edx, 11),
-    at("lm", EXTENDED, CpuidRegister::Edx, 29),
-];
+impl fmt::Display for CpuSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.model.fmt(f)?;
+        let mut names = self.without.names().into_iter();
+        names.try_for_each(|name| write!(f, ",-{name}"))
+    }
+}
 
-const V2: &[Feature] = &[
-    at("pni", 1, CpuidRegister::Ecx, 0),
-    at("ssse3", 1, CpuidRegister::Ecx, 9),
-    at("cx16", 1, CpuidRegister::Ecx, 13),
-    at("sse4_1", 1, CpuidRegister::Ecx, 19),
-    at("sse4_2", 1, CpuidRegister::Ecx, 20),
-    at("popcnt", 1, CpuidRegister::Ecx, 23),
-    at("lahf_lm", EXTENDED, CpuidRegister::Ecx, 0),
-];
+/// Features that may have been meant.
+fn alike(word: &str) -> String {
+    let begins: String = word.trim_start_matches('-').chars().take(3).collect();
+    let mut names = Features::ALL.names();
+    names.retain(|name| begins.len() == 3 && name.starts_with(&begins));
+    if names.is_empty() {
+        "they are named as in Linux' /proc/cpuinfo".to_owned()
+    } else {
+        format!("there are {}", names.join(", "))
+    }
+}
 
-const V3: &[Feature] = &[
-    at("fma", 1, CpuidRegister::Ecx, 12),
-    at("movbe", 1, CpuidRegister::Ecx, 22),
-    at("xsave", 1, CpuidRegister::Ecx, 26),
-    at("avx", 1, CpuidRegister::Ecx, 28),
-    at("f16c", 1, CpuidRegister::Ecx, 29),
-    at("bmi1", 7, CpuidRegister::Ebx, 3),
-    at("avx2", 7, CpuidRegister::Ebx, 5),
-    at("bmi2", 7, CpuidRegister::Ebx, 8),
-    at("abm", EXTENDED, CpuidRegister::Ecx, 5),
-];
+impl FromStr for CpuSpec {
+    type Err = CpuError;
 
-const SYSTEM: &[Feature] = &[
-    at("vme", 1, CpuidRegister::Edx, 1),
-    at("de", 1, CpuidRegister::Edx, 2),
-    at("pse", 1, CpuidRegister::Edx, 3),
-    at("tsc", 1, CpuidRegister::Edx, 4),
-    at("msr", 1, CpuidRegister::Edx, 5),
-    at("pae", 1, CpuidRegister::Edx, 6),
-    at("mce", 1, CpuidRegister::Edx, 7),
-    at("apic", 1, CpuidRegister::Edx, 9),
-    at("sep", 1, CpuidRegister::Edx, 11),
-    at("mtrr", 1, CpuidRegister::Edx, 12),
-    at("pge", 1, CpuidRegister::Edx, 13),
-    at("mca", 1, CpuidRegister::Edx, 14),
-    at("pat", 1, CpuidRegister::Edx, 16),
-    at("pse36", 1, CpuidRegister::Edx, 17),
-    at("clflush", 1, CpuidRegister::Edx, 19),
-    at("ht", 1, CpuidRegister::Edx, 28),
-    at("x2apic", 1, CpuidRegister::Ecx, 21),
-    at("tsc_deadline_timer", 1, CpuidRegister::Ecx, 24),
-    at("hypervisor", 1, CpuidRegister::Ecx, 31),
-    at("arat", 6, CpuidRegister::Eax, 2),
-    at("nx", EXTENDED, CpuidRegister::Edx, 20),
-    at("cmp_legacy", EXTENDED, CpuidRegister::Ecx, 1),
-    at("topoext", EXTENDED, CpuidRegister::Ecx, 22),
-    at("constant_tsc", 0x8000_0007, CpuidRegister::Edx, 8),
-];
+    /// # Errors
+    /// [`CpuError::Invalid`] with the models there are, or with features that may have been meant.
+    fn from_str(text: &str) -> Result<Self, CpuError> {
+        let mut words = text.split(',');
+        let model = words.next().unwrap_or_default().parse()?;
+        let without = words.try_fold(Features::NONE, |without, word| {
+            let feature = word.strip_prefix('-').and_then(Features::named);
+            let none = || CpuError::Invalid {
+                what: "CPU feature".into(),
+                why: format!("{word:?} is none with a - before it: {}", alike(word)),
+            };
+            Ok::<_, CpuError>(without.and(feature.ok_or_else(none)?))
+        })?;
+        Ok(Self { model, without })
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -231,6 +184,39 @@ mod tests {
         for pair in Baseline::ALL.windows(2) {
             assert!(bits(pair[0]).is_subset(&bits(pair[1])));
             assert_ne!(bits(pair[0]), bits(pair[1]));
+        }
+    }
+
+    #[test]
+    fn features_are_taken_away_by_name_and_read_back_so() {
+        let cpu: CpuSpec = "x86-64-v3,-kvm_pv_eoi,-avx2".parse().expect("it is one");
+        assert_eq!(cpu.model, CpuModel::Baseline(Baseline::V3));
+        assert_eq!(cpu.without.names(), ["avx2", "kvm_pv_eoi"]);
+        assert_eq!(cpu.to_string(), "x86-64-v3,-avx2,-kvm_pv_eoi");
+        assert_eq!(
+            cpu.to_string().parse::<CpuSpec>().expect("its own name"),
+            cpu
+        );
+        let host: CpuSpec = "host".parse().expect("it is one");
+        assert_eq!(host, CpuModel::Host.into());
+    }
+
+    #[test]
+    fn what_is_no_feature_is_refused_with_those_that_are_like_it() {
+        for (text, words) in [
+            (
+                "host,avx2",
+                "\"avx2\" is none with a - before it: there are avx, avx2, ",
+            ),
+            ("host,-avx3", "there are avx, avx2, "),
+            ("host,-sse4", "there are sse4_1, sse4_2, sse, "),
+            ("host,", "named as in"),
+            ("host,-avx2,-", "named as in"),
+            ("host,-é", "named as in"),
+            ("486,-fpu", "CPU model"),
+        ] {
+            let error = text.parse::<CpuSpec>().expect_err("none").to_string();
+            assert!(error.contains(words), "{text}: {error}");
         }
     }
 }

@@ -76,8 +76,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(crate) memory: Option<String>,
     /// CPU model: host (what the host offers), or a baseline that is the same everywhere:
-    /// x86-64-v1, x86-64-v2, x86-64-v3
-    #[arg(long, value_name = "MODEL")]
+    /// x86-64-v1, x86-64-v2, x86-64-v3; less features: host,-avx2
+    #[arg(long, value_name = "MODEL[,-FEATURE]")]
     pub(crate) cpu: Option<String>,
     /// Engine: auto or kvm
     #[arg(long, value_name = "ENGINE")]

@@ -61,6 +61,8 @@ struct Report {
     guest_speed: Option<&'static str>,
     kvm: Option<KvmReport>,
     cpu_models: Vec<ModelReport>,
+    /// What guests can have, and `--cpu host,-NAME` takes away.
+    cpu_features: Vec<&'static str>,
 }
 
 #[derive(Serialize)]
@@ -129,6 +131,7 @@ fn report() -> Report {
                 guest_speed: Some(name),
                 kvm,
                 cpu_models: cpu_models(&engine),
+                cpu_features: engine.features().names(),
             }
         }
         Err(e) => unusable(&e, kvm),
@@ -141,7 +144,7 @@ fn cpu_models(engine: &KvmEngine) -> Vec<ModelReport> {
     models
         .map(|model| ModelReport {
             name: model.to_string(),
-            refused: engine.try_model(model).err().map(|e| match e {
+            refused: engine.try_cpu(model.into()).err().map(|e| match e {
                 CpuError::Unavailable { hint, .. } => hint,
                 e @ (CpuError::Host { .. }
                 | CpuError::Invalid { .. }
@@ -158,6 +161,7 @@ fn unusable(error: &CpuError, kvm: Option<KvmReport>) -> Report {
         guest_speed: None,
         kvm,
         cpu_models: Vec::new(),
+        cpu_features: Vec::new(),
     }
 }
 
@@ -205,6 +209,10 @@ fn text(report: &Report) -> String {
         let refused = model.refused.as_deref();
         let said = refused.map_or("yes".into(), |why| format!("no, {why}"));
         lines.push(format!("cpu model {}: {said}", model.name));
+    }
+    if !report.cpu_features.is_empty() {
+        let features = report.cpu_features.join(" ");
+        lines.push(format!("cpu features: {features}"));
     }
     lines.join("\n")
 }

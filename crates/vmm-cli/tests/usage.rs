@@ -245,6 +245,10 @@ fn an_engine_or_cpu_model_that_is_unknown_is_refused_with_the_known_ones() {
         &["run", "--kernel", &kernel, "--cpu", "x86-64-v9"],
         &["x86-64-v9", "x86-64-v3"],
     );
+    refused(
+        &["run", "--kernel", &kernel, "--cpu", "host,-avx3"],
+        &["-avx3", "vm.cpu", "avx2, "],
+    );
 }
 
 #[test]
