@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::boot::{Peer, PeerKind, qemu_version};
 use super::{Effort, Row, in_lab};
 use crate::lab::nested;
-use crate::lab::qemu::{Clock, Job, Talk};
+use crate::lab::qemu::{COUNTED_CPU, Clock, Job, Talk};
 use crate::lab::setup::{Files, Kernel};
 use crate::product;
 
@@ -172,7 +172,7 @@ fn job(files: &Files, amount: &Amount, others: &[Other], peers: &[Peer]) -> Resu
          }}\n"
     );
     let ours = format!(
-        "./vmm run --kernel kernel --initrd all.cpio --cpus 1 --memory 256M --disk disk.img \
+        "./vmm run --kernel kernel --initrd all.cpio --cpu {COUNTED_CPU} --memory 256M --disk disk.img \
          --append '{}'",
         amount.append()
     );

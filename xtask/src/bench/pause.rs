@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use super::{Effort, Row, in_lab, native};
-use crate::lab::qemu::{Clock, Job, Talk};
+use crate::lab::qemu::{COUNTED_CPU, Clock, Job, Talk};
 use crate::lab::setup::{Files, Kernel};
 use crate::{product, workspace};
 
@@ -66,7 +66,7 @@ pub(super) fn lab_rows(effort: Effort) -> Result<Vec<Row>> {
     files.ensure_qemu()?;
     eprintln!("suspends and resumes in the lab, its clock driven by instructions");
     let script = format!(
-        "./vmm run --kernel kernel --initrd initrd --memory {MEMORY_MIB}M --control sock \
+        "./vmm run --kernel kernel --initrd initrd --cpu {COUNTED_CPU} --memory {MEMORY_MIB}M --control sock \
              --append 'console=ttyS0 quiet panic=-1' </dev/null >output 2>&1 &
          for step in $(seq 1 300); do
              grep -q '{REACHED}' output && break

@@ -57,12 +57,13 @@ fn libraries(said: &str) -> Vec<PathBuf> {
     paths.map(PathBuf::from).collect()
 }
 
-/// A command line in `/job`: the program on KVM, its serial port at standard input and output, nothing
-/// that was not asked for; `options` are memory, kernel and so on.
+/// A command line in `/job`: the program on KVM, with the CPU of [`super::qemu::COUNTED_CPU`], its serial
+/// port at standard input and output, nothing that was not asked for; `options` are memory, kernel and
+/// so on.
 pub(crate) fn call(options: &str) -> String {
     format!(
         "{DIR}/{LOADER} --library-path {DIR} {DIR}/{PROGRAM} -L {DIR} -M microvm,x-option-roms=off,rtc=on \
-         -bios qboot.rom -accel kvm -cpu host -nodefaults -no-user-config -display none -serial stdio \
+         -bios qboot.rom -accel kvm -cpu host,-kvm-pv-eoi -nodefaults -no-user-config -display none -serial stdio \
          -no-reboot {options}"
     )
 }

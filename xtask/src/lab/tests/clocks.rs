@@ -1,29 +1,42 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Checks of a guest's time, for a lab whose clock is driven by instructions.
+//! Checks of a guest's time, most of them for a lab whose clock is driven by instructions.
 
 use super::beside::beside;
 use super::{BOOT_LIMIT_S, Check, run};
+use crate::lab::qemu::COUNTED_CPU;
 use crate::lab::setup::Kernel;
 
-/// A guest's clock stands still while its machine is suspended, whatever it reads it from: what it
-/// says before and after 10 s of that is less than 50 ms apart.
+/// A guest's clock stands still while its machine is suspended, whatever it reads it from and with how
+/// many vCPUs: what it says before and after 10 s of that is less than 50 ms apart.
 pub(super) fn suspended() -> Vec<Check> {
-    ["kvm-clock", "tsc"]
-        .map(|source| suspended_on(source, 1, 50))
-        .into()
+    let cases = [("kvm-clock", 1), ("tsc", 1), ("kvm-clock", 2), ("tsc", 2)];
+    let check = |(source, cpus)| {
+        let vmm = counted(cpus, &watching(source));
+        suspended_on(source, cpus, 1, &vmm, 50)
+    };
+    cases.map(check).into()
 }
 
-/// So does one that two vCPUs read, in a lab whose clock is the host's, where a guest's steps are as
-/// long as the host's load makes them. Two vCPUs that wait for each other take a lab whose clock is
-/// driven by instructions too long.
+/// So does one that two vCPUs read on two processors of the host, in a lab whose clock is the host's: a
+/// guest's steps are then as long as the load there makes them.
 pub(super) fn suspended_smp() -> Check {
-    suspended_on("tsc", 2, 1000)
+    let (source, cpus) = ("tsc", 2);
+    let vmm = run("vmlinux-6.1", cpus, "256M", "", &watching(source));
+    suspended_on(source, cpus, cpus, &vmm, 1000)
 }
 
-fn suspended_on(source: &str, cpus: u32, most_ms: u32) -> Check {
-    let guest = format!("clock clocksource={source} tsc=reliable");
+fn counted(cpus: u32, guest: &str) -> String {
+    let options = format!("--cpu {COUNTED_CPU}");
+    run("vmlinux-6.1", cpus, "256M", &options, guest)
+}
+
+fn watching(source: &str) -> String {
+    format!("clock clocksource={source} tsc=reliable")
+}
+
+fn suspended_on(source: &str, cpus: u32, host_cpus: u32, vmm: &str, most_ms: u32) -> Check {
     let steps = "told 'guest watches its clock'
          ./vmm ctl vm.sock suspend
          before=$(labx now)
@@ -35,14 +48,13 @@ fn suspended_on(source: &str, cpus: u32, most_ms: u32) -> Check {
         "step=$(sed -n 's/.*no step above \\([0-9]*\\) ms.*/\\1/p' output)
          [ ${{step:-{most_ms}}} -lt {most_ms} ] && echo 'its clock stood still'"
     );
-    let vmm = run("vmlinux-6.1", cpus, "256M", "", &guest);
     Check {
         name: format!(
             "a guest's clock, {source} of {cpus} vCPU, moves by less than {most_ms} ms over 10 s of suspension"
         ),
         lab: Kernel::V6_12,
-        cpus,
-        script: beside(&vmm, steps, &afterwards),
+        cpus: host_cpus,
+        script: beside(vmm, steps, &afterwards),
         status: 0,
         says: vec![
             "SUSPENDED\n".into(),
@@ -52,7 +64,7 @@ fn suspended_on(source: &str, cpus: u32, most_ms: u32) -> Check {
             "its clock stood still".into(),
         ],
         lacks: vec!["Kernel panic", "Call Trace"],
-        limit_s: 2 * cpus * BOOT_LIMIT_S,
+        limit_s: 2 * host_cpus * BOOT_LIMIT_S,
         quick: false,
     }
 }
@@ -81,7 +93,7 @@ pub(super) fn idle() -> Check {
          [ $asked -le 10 ] && echo 'asks for nothing'
          [ $cpu -lt 1000 ] && echo 'leaves the CPU alone'
          ./vmm ctl vm.sock destroy";
-    let vmm = run("vmlinux-6.1", 1, "256M", "", "idle");
+    let vmm = counted(1, "idle");
     Check {
         name: "an idle guest wakes no more than its tick".into(),
         lab: Kernel::V6_12,
