@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use vm_devices::{ConsoleSpec, GuestRam, VirtioConsole};
+use vm_devices::{ConsoleSpec, Ends, GuestRam, VirtioConsole};
 use vm_memory::{Bytes, GuestAddress};
 use vm_pdm::{Device, IoCtx, IoHandler, IrqChip, IrqLine, Level, ResetKind};
 use vmm_fuzz::Memory;
@@ -44,8 +44,8 @@ impl Guest {
         let ram = MEMORY.fresh();
         let spec = ConsoleSpec { output_bytes: OUTPUT, ..ConsoleSpec::new("console0", 0) };
         let irq = IrqLine::new(Arc::new(Nowhere), 5);
-        let output = Box::new(std::io::sink());
-        let device = VirtioConsole::new(spec, irq, ram.clone(), None, output).expect("a console");
+        let ends = Ends::new("a sink", None, Box::new(std::io::sink()));
+        let device = VirtioConsole::new(spec, irq, ram.clone(), Some(ends)).expect("a console");
         Self { device, ram, typed: VecDeque::new() }
     }
 

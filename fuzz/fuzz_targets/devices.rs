@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, Ged, I8042, IoApic, PostPort, Serial, SerialSpec, Virtio,
+    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, Ends, Ged, I8042, IoApic, PostPort, Serial, SerialSpec, Virtio,
     VirtioConsole,
 };
 use vm_pdm::{
@@ -54,11 +54,12 @@ impl Machine {
         let ioapic = IoApic::new(Arc::new(Nowhere));
         let line = |gsi| IrqLine::new(Arc::clone(&ioapic) as _, gsi);
         let spec = SerialSpec { output_bytes: OUTPUT, ..SerialSpec::default() };
-        let serial = Serial::new(spec, line(4), None, Box::new(std::io::sink())).expect("a serial port");
+        let ends = || Some(Ends::new("a sink", None, Box::new(std::io::sink())));
+        let serial = Serial::new(spec, line(4), ends()).expect("a serial port");
         let memory = CmosMemory { below_4g_bytes: 3 << 30, above_4g_bytes: 1 << 40 };
         let ram = MEMORY.fresh();
         let spec = ConsoleSpec { output_bytes: OUTPUT, ..ConsoleSpec::new("console0", WINDOWS + 0x2000) };
-        let console = VirtioConsole::new(spec, line(7), ram.clone(), None, Box::new(std::io::sink()));
+        let console = VirtioConsole::new(spec, line(7), ram.clone(), ends());
         let console = console.expect("a console");
         macro_rules! add {
             ($($device:expr),* $(,)?) => {$({

@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io::{Read, Write, pipe};
 use std::sync::{Arc, mpsc};
 
-use vm_devices::{IoApic, Serial, SerialSpec};
+use vm_devices::{Ends, IoApic, Serial, SerialSpec};
 use vm_pdm::{BusBuilder, Devices, IoCtx, IrqLine, MsiSink};
 
 /// Stands for the engine: the message is the guest's interrupt.
@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ioapic = IoApic::new(Arc::new(Cpu(interrupts)));
     let irq = IrqLine::new(Arc::clone(&ioapic) as Arc<_>, Serial::COM1_GSI);
     let input = Some(Box::new(keyboard_out) as Box<_>);
-    let serial = Serial::new(SerialSpec::default(), irq, input, Box::new(terminal_in))?;
+    let ends = Ends::new("two pipes", input, Box::new(terminal_in));
+    let serial = Serial::new(SerialSpec::default(), irq, Some(ends))?;
     let (mut bus, mut devices) = (BusBuilder::new(), Devices::new());
     ioapic.attach(&mut bus)?;
     serial.attach(&mut bus)?;

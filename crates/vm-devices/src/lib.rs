@@ -6,7 +6,7 @@
 //!
 //! | type | what it is |
 //! |---|---|
-//! | [`Serial`], [`SerialSpec`], [`SerialInput`] | a 16550 with interrupt-driven input and output on threads of its own |
+//! | [`Serial`], [`SerialSpec`] | a 16550 with interrupt-driven input and output on threads of its own |
 //! | [`IoApic`] | 24 interrupt inputs that become messages |
 //! | [`Cmos`], [`CmosMemory`] | real-time clock and the memory sizes firmware looks up |
 //! | [`I8042`] | the keyboard controller's reset command, nothing else |
@@ -14,6 +14,7 @@
 //! | [`Ged`], [`PlugError`] | power button and processors that come and go, behind an ACPI generic event device |
 //! | [`Virtio`] | a virtio-mmio device with a thread of its own: a disk, or a source of entropy |
 //! | [`VirtioConsole`], [`ConsoleSpec`] | a virtio-mmio console, `hvc0` of a Linux guest |
+//! | [`Ends`], [`SerialInput`] | where the bytes of those two come from and go to on the host |
 //! | [`GuestRam`] | the guest memory that they read and write, which tells what they wrote |
 //! | [`DiskImage`], [`DiskAccess`], [`DiskError`] | the file behind a disk, opened and checked |
 //! | [`DebugExit`], [`PostPort`] | a guest ends the VM with a value; a guest tells how far it got |
@@ -54,5 +55,5 @@ pub use i8042::I8042;
 pub use ioapic::IoApic;
 pub use post::PostPort;
 pub use serial::{Serial, SerialSpec};
-pub use stream::SerialInput;
+pub use stream::{Ends, SerialInput};
 pub use virtio::{ConsoleSpec, DiskAccess, DiskError, DiskImage, GuestRam, Virtio, VirtioConsole};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, DebugExit, I8042, IoApic, PostPort, Serial, SerialSpec,
+    AcpiPm, Cmos, CmosMemory, DebugExit, Ends, I8042, IoApic, PostPort, Serial, SerialSpec,
 };
 use vm_pdm::{
     BusBuilder, Buses, Device, Devices, IoCtx, IoHandler, IrqChip, IrqLine, Level, MsiSink,
@@ -52,7 +52,8 @@ fn machine(clock_ns: u64) -> Machine {
         output_bytes: OUTPUT,
         ..SerialSpec::default()
     };
-    let serial = Serial::new(spec, irq, Some(Box::new(reader)), Box::new(std::io::sink())).unwrap();
+    let ends = Ends::new("a pipe", Some(Box::new(reader)), Box::new(std::io::sink()));
+    let serial = Serial::new(spec, irq, Some(ends)).unwrap();
     let memory = CmosMemory {
         below_4g_bytes: 3 << 30,
         above_4g_bytes: 1 << 40,

@@ -9,7 +9,7 @@ use std::io::pipe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vm_devices::{Serial, SerialSpec};
+use vm_devices::{Ends, Serial, SerialSpec};
 use vm_pdm::{Device, IrqChip, IrqLine, Level};
 
 struct Nowhere;
@@ -30,8 +30,8 @@ fn power_cycles_leave_no_thread_and_no_descriptor() {
         let (reader, writer) = pipe().unwrap();
         let irq = IrqLine::new(Arc::new(Nowhere), 4);
         let output = Box::new(std::io::sink());
-        let serial =
-            Serial::new(SerialSpec::default(), irq, Some(Box::new(reader)), output).unwrap();
+        let ends = Ends::new("a pipe", Some(Box::new(reader)), output);
+        let serial = Serial::new(SerialSpec::default(), irq, Some(ends)).unwrap();
         serial.power_on().unwrap();
         serial.power_off().unwrap();
         serial.power_on().unwrap();

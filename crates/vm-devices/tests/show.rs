@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use vm_devices::{Cmos, CmosMemory, DebugExit, I8042, IoApic, PostPort, Serial, SerialSpec};
+use vm_devices::{Cmos, CmosMemory, DebugExit, Ends, I8042, IoApic, PostPort, Serial, SerialSpec};
 use vm_pdm::info::Page;
 use vm_pdm::stats::{Pattern, Scope, Stats, Value};
 use vm_pdm::{BusBuilder, Buses, Device, IoCtx, IrqLine, MsiSink};
@@ -46,7 +46,8 @@ fn serial() -> (Arc<Serial>, Buses) {
         output_bytes: 256,
         ..SerialSpec::default()
     };
-    let serial = Serial::new(spec, irq, None, Box::new(std::io::sink())).unwrap();
+    let ends = Ends::new("a sink", None, Box::new(std::io::sink()));
+    let serial = Serial::new(spec, irq, Some(ends)).unwrap();
     let mut bus = BusBuilder::new();
     serial.attach(&mut bus).unwrap();
     (serial, bus.build())

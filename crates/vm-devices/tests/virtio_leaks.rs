@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vm_devices::{
-    ConsoleSpec, DiskAccess, DiskImage, GuestRam, SerialInput, Virtio, VirtioConsole,
+    ConsoleSpec, DiskAccess, DiskImage, Ends, GuestRam, SerialInput, Virtio, VirtioConsole,
 };
 use vm_memory::GuestAddress;
 use vm_pdm::{Device, IrqChip, IrqLine, Level};
@@ -39,7 +39,8 @@ fn power_cycles_of_disks_and_consoles_leave_no_thread_and_no_descriptor() {
         let input: Box<dyn SerialInput> = Box::new(input);
         let spec = ConsoleSpec::new("console0", 0);
         let output = Box::new(std::io::sink());
-        let console = VirtioConsole::new(spec, irq, ram.clone(), Some(input), output).unwrap();
+        let ends = Ends::new("a pipe", Some(input), output);
+        let console = VirtioConsole::new(spec, irq, ram.clone(), Some(ends)).unwrap();
         let devices: [Arc<dyn Device>; 2] = [disk, console];
         for device in devices {
             device.power_on().unwrap();

@@ -63,7 +63,7 @@ pub enum PlaceError {
     },
     /// What the device is doing did not end in time.
     #[error(
-        "{device} was still in a request after {limit:?}, and is as before; look at what its host end waits for"
+        "{device} was still at work on what is attached after {limit:?}, and is as before; look at what that waits for"
     )]
     Late {
         /// The device.

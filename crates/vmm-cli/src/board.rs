@@ -89,8 +89,7 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
         devices.add(debug_exit)?;
     }
     let irq = IrqLine::new(ioapic.clone(), platform.com1_irq);
-    let Console { input, output } = host.serial;
-    let serial = Serial::new(SerialSpec::default(), irq, input, output)?;
+    let serial = Serial::new(SerialSpec::default(), irq, Some(host.serial.into()))?;
     serial.attach(&mut bus)?;
     devices.add(serial)?;
     let drives = virtio(cx, &ioapic, host.virtio, platform, (&mut bus, &mut devices))?;
@@ -137,10 +136,10 @@ fn virtio(
         entropy.attach(bus)?;
         devices.add(entropy)?;
     }
-    if let Some(Console { input, output }) = host.console {
+    if let Some(ends) = host.console {
         let (address, irq) = next()?;
         let spec = ConsoleSpec::new("console0", address);
-        let console = VirtioConsole::new(spec, irq, cx.ram.clone(), input, output)?;
+        let console = VirtioConsole::new(spec, irq, cx.ram.clone(), Some(ends.into()))?;
         console.attach(bus)?;
         devices.add(console)?;
     }

@@ -16,7 +16,7 @@ use std::sync::mpsc::Sender;
 
 use anyhow::{Context, bail};
 use rustix::fs::OFlags;
-use vm_devices::SerialInput;
+use vm_devices::{Ends, SerialInput};
 
 use crate::keyboard::Keyboard;
 use crate::run::Event;
@@ -63,8 +63,16 @@ impl Choice {
 
 /// What goes into and comes out of a console.
 pub(crate) struct Console {
+    /// What it is called.
+    pub(crate) name: String,
     pub(crate) input: Option<Box<dyn SerialInput>>,
     pub(crate) output: Box<dyn Write + Send>,
+}
+
+impl From<Console> for Ends {
+    fn from(console: Console) -> Self {
+        Self::new(&console.name, console.input, console.output)
+    }
 }
 
 /// The ends of all consoles.
@@ -106,7 +114,12 @@ fn file(path: &Path) -> anyhow::Result<Console> {
         options.append(true).create(true);
     }
     let output = Box::new(options.open(path)?);
-    Ok(Console { input, output })
+    let name = path.display().to_string();
+    Ok(Console {
+        name,
+        input,
+        output,
+    })
 }
 
 /// Gives this terminal to the console that has it; `apart` is what [`open`] opened.
@@ -119,7 +132,12 @@ pub(crate) fn connect(
     events: &Sender<Event>,
 ) -> io::Result<(Consoles, Option<Keyboard>)> {
     let (input, keyboard) = standard_input(events)?;
-    let here = |input| Console {
+    let here = |input: Option<_>| Console {
+        name: match input {
+            Some(_) => "standard input and output",
+            None => "standard output",
+        }
+        .to_owned(),
         input,
         output: Box::new(io::stdout()),
     };

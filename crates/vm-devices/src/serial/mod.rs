@@ -9,16 +9,18 @@ mod show;
 mod uart;
 
 use std::fmt::{self, Debug};
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vm_pdm::info::Page;
 use vm_pdm::stats::{Scope, StatError};
-use vm_pdm::{BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, ResetKind};
+use vm_pdm::{
+    Begun, BusBuilder, BusError, Change, Device, DeviceError, IoCtx, IoHandler, IrqLine, Place,
+    PlaceError, ResetKind,
+};
 
 use crate::bytes::{self, ByteRegisters};
-use crate::stream::{Port, SerialInput, Stream};
+use crate::stream::{Ends, Port, Stream};
 use uart::Uart;
 
 /// What a serial port is made from.
@@ -70,18 +72,18 @@ impl Serial {
     /// Interrupt input of the first serial port of a PC.
     pub const COM1_GSI: u32 = 4;
 
-    /// A port that is not powered on: registers work, input and output wait.
+    /// A port that is not powered on: registers work, input and output wait. Without
+    /// `ends` it works as one from which they were detached.
     ///
     /// # Errors
     /// [`DeviceError`] if the host has no event descriptor left.
     pub fn new(
         spec: SerialSpec,
         irq: IrqLine,
-        input: Option<Box<dyn SerialInput>>,
-        output: Box<dyn Write + Send>,
+        ends: Option<Ends>,
     ) -> Result<Arc<Self>, DeviceError> {
         let uart = Uart::new(irq, spec.output_bytes);
-        let stream = Stream::new(&spec.name, "serial", spec.drain_limit, uart, input, output)?;
+        let stream = Stream::new(&spec.name, "serial", spec.drain_limit, uart, ends)?;
         Ok(Arc::new(Self { spec, stream }))
     }
 
@@ -114,11 +116,13 @@ impl Device for Serial {
 
     fn stats(&self, scope: &mut Scope) -> Result<(), StatError> {
         let counts = self.stream.with(|uart| Arc::clone(uart.counts()));
-        counts.register(scope)
+        counts.register(scope)?;
+        self.stream.register(scope)
     }
 
     fn info(&self, page: &mut Page) -> fmt::Result {
-        self.stream.with(|uart| uart.describe(page))
+        self.stream.with(|uart| uart.describe(page))?;
+        self.stream.describe(page)
     }
 
     fn power_on(&self) -> Result<(), DeviceError> {
@@ -145,6 +149,30 @@ impl Device for Serial {
     /// Writes what is left of the output, at most for the drain limit, and ends both threads.
     fn power_off(&self) -> Result<(), DeviceError> {
         self.stream.power_off()
+    }
+}
+
+/// The host's ends of it come and go while the VM is there, and its guest sees nothing of that. Without
+/// any, output is discarded and counted and no input comes.
+///
+/// Output that the guest sent before a change was begun goes to the ends that go, later output to
+/// those that come, in order and once; while the VM is suspended output is in the device, and goes to
+/// what is attached at the resume. Ends that are stuck in a read or write stay after the limit.
+impl Place<Ends> for Serial {
+    fn device(&self) -> &str {
+        self.stream.device()
+    }
+
+    fn attached(&self) -> Option<String> {
+        self.stream.attached()
+    }
+
+    fn begin(&self, change: Change<Ends>) -> Result<Begun, PlaceError> {
+        self.stream.begin(change)
+    }
+
+    fn settle(&self, begun: Begun, limit: Duration) -> Result<(), PlaceError> {
+        self.stream.settle(begun, limit)
     }
 }
 

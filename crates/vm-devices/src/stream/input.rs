@@ -4,51 +4,63 @@
 //! The thread `io-NAME`: from the host's input to the backlog.
 //!
 //! It reads only while the backlog is empty, and otherwise does not even watch the input: what the
-//! guest is slow to take stays with whoever sends it.
+//! guest is slow to take stays with whoever sends it. It has the input until a change of the ends asks
+//! for it: only where it is watched can that be ended.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 
-use super::{BACKLOG, Port, SerialInput, Shared, Stop};
+use super::{BACKLOG, Input, Port, Shared, Stop};
 
-type Input = Box<dyn SerialInput>;
-
-/// Reads until power-off; gives the input back.
-pub(super) fn run<P: Port>(shared: &Arc<Shared<P>>, input: Input) -> Input {
-    let reader = Reader {
-        shared: Arc::clone(shared),
-        input,
-        watch: Watch::Off,
-        carry: Vec::new(),
-    };
+/// Reads until power-off.
+pub(super) fn run<P: Port>(shared: &Arc<Shared<P>>) {
     let mut manager = match EventManager::new() {
         Ok(manager) => manager,
         Err(error) => {
-            log::warn!(target: P::LOG, "no input, for want of an epoll descriptor: {error}");
-            return reader.input;
+            let device = &shared.device;
+            log::warn!(target: P::LOG, "{device}: no input, for want of an epoll descriptor: {error}");
+            return;
         }
     };
-    let id = manager.add_subscriber(reader);
+    let id = manager.add_subscriber(Reader {
+        shared: Arc::clone(shared),
+        input: None,
+        watch: Watch::Off,
+        carry: Vec::new(),
+    });
     while shared.lock().stop == Stop::Run {
         if let Err(error) = manager.run() {
-            log::warn!(target: P::LOG, "no input from here on: {error}");
+            let device = &shared.device;
+            log::warn!(target: P::LOG, "{device}: no input from here on: {error}");
             break;
         }
     }
-    manager
-        .remove_subscriber(id)
-        .expect("it was added above")
-        .input
+    // Which ends its being watched.
+    let reader = manager.remove_subscriber(id);
+    reader.expect("it was added above").give_back();
 }
 
-struct Reader<P> {
+struct Reader<P: Port> {
     shared: Arc<Shared<P>>,
-    input: Input,
+    input: Option<Input>,
     watch: Watch,
     /// Read, but refused because the VM was suspended meanwhile.
     carry: Vec<u8>,
+}
+
+/// What there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Input is wanted.
+    Read,
+    /// Nothing, until a wake.
+    Wait,
+    /// A change of the ends waits for the input.
+    GiveBack,
 }
 
 /// How the input is waited for.
@@ -67,14 +79,13 @@ enum Watch {
 impl<P: Port> MutEventSubscriber for Reader<P> {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         if let Err(error) = ops.add(Events::new(&self.shared.wake, EventSet::IN)) {
-            log::warn!(target: P::LOG, "no input, it cannot be waited for: {error}");
+            self.ended(&error);
             return;
         }
         self.advance(ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        use std::os::fd::AsRawFd;
         if events.fd() == self.shared.wake.as_raw_fd() {
             // Only its having been written counts.
             let _ = self.shared.wake.read();
@@ -88,44 +99,88 @@ impl<P: Port> MutEventSubscriber for Reader<P> {
 impl<P: Port> Reader<P> {
     /// Reads as far as the guest wants input; watches, or waits to be wanted.
     fn advance(&mut self, ops: &mut EventOps<'_>) {
-        while self.is_wanted() {
-            match self.watch {
-                Watch::On | Watch::Ended => return,
-                Watch::Off => return self.watch(ops),
-                Watch::Needless => self.read(ops),
+        loop {
+            match (self.next(), self.watch) {
+                (Next::Read, Watch::On | Watch::Ended) => return,
+                (Next::Read, Watch::Off) => return self.watch(ops),
+                (Next::Read, Watch::Needless) => self.read(ops),
+                (Next::Wait, Watch::On) => return self.unwatch(ops, Watch::Off),
+                (Next::Wait, Watch::Off | Watch::Needless | Watch::Ended) => return,
+                (Next::GiveBack, _) => {
+                    self.unwatch(ops, Watch::Off);
+                    self.give_back();
+                }
             }
-        }
-        if self.watch == Watch::On {
-            self.unwatch(ops, Watch::Off);
         }
     }
 
-    /// Whether the backlog is empty. If not, the next to empty it wakes this thread.
-    fn is_wanted(&mut self) -> bool {
+    /// Takes the input if there is one to take. It is wanted if the backlog is empty; if not, the next
+    /// to empty it wakes this thread.
+    fn next(&mut self) -> Next {
         let mut state = self.shared.lock();
         let taken = state.port.push(&self.carry);
         self.carry.drain(..taken);
-        let wanted = self.carry.is_empty() && state.port.wants_input() && state.stop == Stop::Run;
-        state.input_waits = !wanted;
-        wanted
+        let next = if state.ahead().is_some() {
+            match self.input {
+                Some(_) => Next::GiveBack,
+                None => Next::Wait,
+            }
+        } else {
+            if self.input.is_none() {
+                self.input = state.ends.input.lend();
+            }
+            let is_empty = self.carry.is_empty() && state.port.wants_input();
+            if is_empty && self.input.is_some() && state.stop == Stop::Run {
+                Next::Read
+            } else {
+                Next::Wait
+            }
+        };
+        state.input_waits = next != Next::Read;
+        next
+    }
+
+    fn give_back(&mut self) {
+        let Some(input) = self.input.take() else {
+            return;
+        };
+        let mut state = self.shared.lock();
+        state.ends.input.give_back(input);
+        self.shared.try_change(&mut state);
     }
 
     fn read(&mut self, ops: &mut EventOps<'_>) {
+        let Some(input) = &mut self.input else {
+            return;
+        };
         let mut buffer = [0; BACKLOG];
-        match self.input.read(&mut buffer) {
-            Ok(0) => self.unwatch(ops, Watch::Ended),
-            Ok(count) => self.carry.extend(&buffer[..count]),
+        let result = catch_unwind(AssertUnwindSafe(|| input.read(&mut buffer)))
+            .unwrap_or_else(|_| Err(io::Error::other("what it was read from panicked")));
+        match result {
+            Ok(0) => {
+                self.shared.input_ended("it has ended");
+                self.unwatch(ops, Watch::Ended);
+            }
+            Ok(count) => self.carry.extend(buffer.iter().take(count)),
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => {
-                log::warn!(target: P::LOG, "no input from here on: {error}");
+                self.ended(&error);
                 self.unwatch(ops, Watch::Ended);
             }
         }
     }
 
+    fn ended(&self, why: &dyn std::fmt::Display) {
+        self.shared.input_ended(&why.to_string());
+        let device = &self.shared.device;
+        log::warn!(target: P::LOG, "{device}: no input from here on: {why}");
+    }
+
     fn watch(&mut self, ops: &mut EventOps<'_>) {
-        let fd = self.input.as_raw_fd();
+        let Some(fd) = self.input.as_ref().map(|input| input.as_raw_fd()) else {
+            return;
+        };
         self.watch = match ops.add(Events::new_raw(fd, EventSet::IN)) {
             Ok(()) => Watch::On,
             Err(event_manager::Error::Epoll(error)) if is_not_pollable(error.errno()) => {
@@ -134,17 +189,20 @@ impl<P: Port> Reader<P> {
                 Watch::Needless
             }
             Err(error) => {
-                log::warn!(target: P::LOG, "no input, it cannot be waited for: {error}");
+                self.ended(&error);
                 Watch::Ended
             }
         };
     }
 
     fn unwatch(&mut self, ops: &mut EventOps<'_>, then: Watch) {
-        if self.watch == Watch::On {
-            let fd = self.input.as_raw_fd();
-            if let Err(error) = ops.remove(Events::new_raw(fd, EventSet::IN)) {
-                log::warn!(target: P::LOG, "input is still watched: {error}");
+        if self.watch == Watch::On
+            && let Some(input) = &self.input
+        {
+            let events = Events::new_raw(input.as_raw_fd(), EventSet::IN);
+            if let Err(error) = ops.remove(events) {
+                let device = &self.shared.device;
+                log::warn!(target: P::LOG, "{device}: input is still watched: {error}");
             }
         }
         self.watch = then;
@@ -153,5 +211,5 @@ impl<P: Port> Reader<P> {
 
 /// `EPERM` is what epoll says of a file that is always ready (epoll_ctl(2)).
 fn is_not_pollable(errno: i32) -> bool {
-    std::io::Error::from_raw_os_error(errno).kind() == ErrorKind::PermissionDenied
+    io::Error::from_raw_os_error(errno).kind() == ErrorKind::PermissionDenied
 }

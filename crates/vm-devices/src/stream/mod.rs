@@ -9,12 +9,13 @@
 //! | `io-NAME` | reads host input into the backlog | event-manager: input, wake event | power-off |
 //! | `io-NAME-out` | writes the outbox to the sink, which may block | outbox | power-off, when drained |
 //!
-//! Both are owned and joined by [`Stream`]. Everything the guest can see is in the [`Port`], under one
+//! Both are owned and joined by [`Stream`]. Input and sink come and go: see [`ends`]. Everything the guest can see is in the [`Port`], under one
 //! lock, which is held while the interrupt line is set (so that its levels arrive in order; the
 //! controller's lock is the inner one) and never across a read or write of the host. Suspend sets a
 //! flag under that lock: when it returns, the threads change nothing until resume, whatever the host's
 //! ends do.
 
+mod ends;
 mod input;
 mod output;
 mod worker;
@@ -27,6 +28,9 @@ use std::time::{Duration, Instant};
 use vm_pdm::DeviceError;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+pub use ends::Ends;
+
+use ends::{Attached, Counts, Underway};
 use worker::Worker;
 
 /// Where input comes from: something that can be waited for. A read that has nothing to give after
@@ -35,6 +39,8 @@ pub trait SerialInput: Read + AsRawFd + Send {}
 
 impl<T: Read + AsRawFd + Send> SerialInput for T {}
 
+/// Where input comes from.
+type Input = Box<dyn SerialInput>;
 /// Where output goes.
 type Sink = Box<dyn Write + Send>;
 
@@ -68,7 +74,6 @@ pub(crate) trait Port: Send + 'static {
 
 /// A port and its two threads, which run from power-on to power-off.
 pub(crate) struct Stream<P: Port> {
-    device: String,
     /// `io-` and this is the name of the first thread.
     thread: String,
     drain_limit: Duration,
@@ -78,17 +83,25 @@ pub(crate) struct Stream<P: Port> {
 
 /// What EMTs and the two threads share.
 struct Shared<P> {
+    device: String,
     state: Mutex<State<P>>,
-    /// Output to write, a release, or the end: for `io-NAME-out`.
+    /// Output to write, other ends, a release, or the end: for `io-NAME-out`.
     output: Condvar,
     /// A thread ended: for power-off.
     ended: Condvar,
-    /// Input wanted, or the end: for `io-NAME`.
+    /// A change of the ends happened: for whoever settles it.
+    settled: Condvar,
+    /// Input wanted, a change of the ends, or the end: for `io-NAME`.
     wake: EventFd,
+    counts: Arc<Counts>,
 }
 
 struct State<P> {
     port: P,
+    ends: Attached,
+    change: Option<Underway>,
+    /// Changes begun.
+    begun: u64,
     /// `io-NAME` waits for the backlog to empty.
     input_waits: bool,
     output_waits: output::Waits,
@@ -111,9 +124,10 @@ enum Stop {
     Abandon,
 }
 
+#[derive(Default)]
 struct Workers {
-    input: Worker<Box<dyn SerialInput>, INPUT>,
-    output: Worker<Sink, OUTPUT>,
+    input: Worker<INPUT>,
+    output: Worker<OUTPUT>,
 }
 
 impl<P: Port> Stream<P> {
@@ -126,8 +140,7 @@ impl<P: Port> Stream<P> {
         thread: &str,
         drain_limit: Duration,
         port: P,
-        input: Option<Box<dyn SerialInput>>,
-        output: Sink,
+        ends: Option<Ends>,
     ) -> Result<Self, DeviceError> {
         let wake = EventFd::new(EFD_NONBLOCK).map_err(|e| DeviceError {
             device: device.to_owned(),
@@ -135,27 +148,28 @@ impl<P: Port> Stream<P> {
         })?;
         let state = State {
             port,
+            ends: Attached::new(ends),
+            change: None,
+            begun: 0,
             input_waits: false,
             output_waits: output::Waits::No,
             stop: Stop::Run,
             running: 0,
         };
         let shared = Shared {
+            device: device.to_owned(),
             state: Mutex::new(state),
             output: Condvar::new(),
             ended: Condvar::new(),
+            settled: Condvar::new(),
             wake,
-        };
-        let workers = Workers {
-            input: input.map_or(Worker::None, Worker::Parked),
-            output: Worker::Parked(output),
+            counts: Arc::default(),
         };
         Ok(Self {
-            device: device.to_owned(),
             thread: thread.to_owned(),
             drain_limit,
             shared: Arc::new(shared),
-            workers: Mutex::new(workers),
+            workers: Mutex::default(),
         })
     }
 
@@ -179,9 +193,6 @@ impl<P: Port> Stream<P> {
             return Err(
                 self.error("still busy since the last power-off: its host end is stuck".into())
             );
-        }
-        if matches!(workers.output, Worker::None) {
-            return Err(self.error("its output is gone: the thread that wrote it panicked".into()));
         }
         {
             let mut state = self.shared.lock();
@@ -232,7 +243,7 @@ impl<P: Port> Stream<P> {
 
     fn error(&self, what: String) -> DeviceError {
         DeviceError {
-            device: self.device.clone(),
+            device: self.device().to_owned(),
             what,
         }
     }
@@ -264,6 +275,9 @@ impl<P> Shared<P> {
 impl<P: Port> Shared<P> {
     /// After something changed in `state`: wakes whom it concerns.
     fn after(&self, mut state: MutexGuard<'_, State<P>>) {
+        if state.change.is_some() {
+            self.try_change(&mut state);
+        }
         let input = state.input_waits && state.port.wants_input();
         if input {
             state.input_waits = false;

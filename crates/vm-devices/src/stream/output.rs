@@ -5,9 +5,11 @@
 //!
 //! It alone writes to the sink and may block in it. Bytes leave the outbox before they are written,
 //! so a write that is stuck changes nothing the guest can see. A started line is waited for a moment,
-//! so that a guest that sends byte by byte does not cost a system call for each.
+//! so that a guest that sends byte by byte does not cost a system call for each. Without a sink bytes
+//! are dropped. A sink that fails is tried again with the next bytes; one that panics is no more.
 
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,41 +43,56 @@ pub(super) fn is_due(state: &State<impl Port>) -> bool {
     due && !state.port.is_held()
 }
 
-/// Writes until power-off; gives the sink back.
-pub(super) fn run<P: Port>(shared: &Arc<Shared<P>>, mut sink: Sink) -> Sink {
-    let mut chunk = Vec::with_capacity(CHUNK);
-    let mut failed = false;
-    while next(shared, &mut chunk) {
-        if let Err(error) = put(shared, sink.as_mut(), &chunk)
-            && !failed
-        {
-            failed = true;
-            log::warn!(target: P::LOG, "output is lost from here on: {error}");
-        }
-        chunk.clear();
-    }
-    sink
+/// What is to be done with the bytes that were taken.
+enum Next {
+    Write(Sink),
+    Discard,
+    /// There are none: it is time to end.
+    End,
 }
 
-/// Waits for output and moves it into `chunk`; `false`: it is time to end.
-fn next(shared: &Shared<impl Port>, chunk: &mut Vec<u8>) -> bool {
+/// Writes until power-off.
+pub(super) fn run<P: Port>(shared: &Arc<Shared<P>>) {
+    let mut chunk = Vec::with_capacity(CHUNK);
+    let mut sink = None;
+    loop {
+        chunk.clear();
+        sink = match next(shared, &mut chunk, sink) {
+            Next::Write(sink) => Some(write(shared, sink, &chunk)),
+            Next::Discard => {
+                shared.counts.discarded.add(chunk.len() as u64);
+                None
+            }
+            Next::End => return,
+        };
+    }
+}
+
+/// Gives `sink` back; waits for output, moves it into `chunk` and borrows the sink for it.
+fn next<P: Port>(shared: &Shared<P>, chunk: &mut Vec<u8>, sink: Option<Sink>) -> Next {
     let mut state = shared.lock();
+    if let Some(sink) = sink {
+        state.ends.output.give_back(sink);
+    }
     let mut line_ends = None;
     loop {
+        shared.try_change(&mut state);
         let idle = state.port.queued() == 0;
+        let ahead = state.ahead().copied();
         match state.stop {
-            Stop::Abandon => return false,
-            Stop::Drain if idle => return false,
+            Stop::Abandon => return Next::End,
+            Stop::Drain if idle => return Next::End,
+            // What waits is for ends that are not there yet: whoever changes them says so.
+            Stop::Run | Stop::Drain if ahead == Some(0) => {
+                state = wait(shared, state);
+            }
             Stop::Drain => break,
             Stop::Run if idle || state.port.is_held() => {
                 line_ends = None;
                 state.output_waits = Waits::Any;
-                state = shared
-                    .output
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = wait(shared, state);
             }
-            Stop::Run if state.port.is_ripe() => break,
+            Stop::Run if ahead.is_some() || state.port.is_ripe() => break,
             Stop::Run => {
                 let now = Instant::now();
                 let until = *line_ends.get_or_insert(now + LINE);
@@ -92,17 +109,48 @@ fn next(shared: &Shared<impl Port>, chunk: &mut Vec<u8>) -> bool {
         }
     }
     state.output_waits = Waits::No;
-    state.port.take(chunk, CHUNK);
+    let limit = state.ahead().map_or(CHUNK, |ahead| CHUNK.min(*ahead));
+    state.port.take(chunk, limit);
+    if let Some(ahead) = state.ahead() {
+        *ahead -= chunk.len();
+    }
+    let sink = state.ends.output.lend();
     shared.after(state);
-    true
+    sink.map_or(Next::Discard, Next::Write)
 }
 
-/// Writes all of `bytes`, however long the sink takes, unless power-off abandons it.
-fn put(shared: &Shared<impl Port>, sink: &mut dyn Write, mut bytes: &[u8]) -> std::io::Result<()> {
+fn wait<'a, P>(
+    shared: &'a Shared<P>,
+    state: std::sync::MutexGuard<'a, State<P>>,
+) -> std::sync::MutexGuard<'a, State<P>> {
+    shared
+        .output
+        .wait(state)
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes all of `bytes`, or says what was lost.
+fn write<P: Port>(shared: &Shared<P>, mut sink: Sink, bytes: &[u8]) -> Sink {
+    let mut rest = bytes;
+    let done = catch_unwind(AssertUnwindSafe(|| put(shared, sink.as_mut(), &mut rest)));
+    match done {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => shared.output_lost(rest.len(), &error.to_string()),
+        Err(_) => {
+            shared.output_lost(rest.len(), "what it was written to panicked");
+            sink = Box::new(Gone);
+        }
+    }
+    sink
+}
+
+/// Writes all of `bytes`, however long the sink takes, unless power-off abandons it. What is left of
+/// them was not written.
+fn put(shared: &Shared<impl Port>, sink: &mut dyn Write, bytes: &mut &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match sink.write(bytes) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(count) => bytes = &bytes[count..],
+            Ok(count) => *bytes = bytes.get(count..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock && retry(shared) => {}
             Err(error) => return Err(error),
@@ -120,4 +168,17 @@ fn retry<P: Port>(shared: &Shared<P>) -> bool {
         .wait_timeout_while(state, RETRY, abandoned)
         .unwrap_or_else(PoisonError::into_inner);
     state.stop != Stop::Abandon
+}
+
+/// In place of a sink that panicked.
+struct Gone;
+
+impl Write for Gone {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

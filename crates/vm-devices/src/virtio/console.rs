@@ -14,20 +14,22 @@
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug, Write as _};
-use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vm_pdm::info::Page;
 use vm_pdm::stats::{Scope, StatError};
-use vm_pdm::{BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, ResetKind};
+use vm_pdm::{
+    Begun, BusBuilder, BusError, Change, Device, DeviceError, IoCtx, IoHandler, IrqLine, Place,
+    PlaceError, ResetKind,
+};
 
 use super::Virtio;
 use super::chain::Fault;
 use super::registers::{Kind, Registers, Taken};
 use super::show::Carried;
 use crate::GuestRam;
-use crate::stream::{BACKLOG, Port, SerialInput, Stream};
+use crate::stream::{BACKLOG, Ends, Port, Stream};
 
 /// Queue of buffers for input.
 const RECEIVE: usize = 0;
@@ -82,7 +84,8 @@ impl Debug for VirtioConsole {
 }
 
 impl VirtioConsole {
-    /// A console that is not powered on: registers work, input and output wait.
+    /// A console that is not powered on: registers work, input and output wait. Without
+    /// `ends` it works as one from which they were detached.
     ///
     /// # Errors
     /// [`DeviceError`] if the host has no event descriptor left.
@@ -90,8 +93,7 @@ impl VirtioConsole {
         spec: ConsoleSpec,
         irq: IrqLine,
         ram: GuestRam,
-        input: Option<Box<dyn SerialInput>>,
-        output: Box<dyn Write + Send>,
+        ends: Option<Ends>,
     ) -> Result<Arc<Self>, DeviceError> {
         let port = Console {
             registers: Registers::new(kind(), irq),
@@ -104,7 +106,7 @@ impl VirtioConsole {
             carried: Arc::default(),
         };
         let name = &spec.name;
-        let stream = Stream::new(name, name, spec.drain_limit, port, input, output)?;
+        let stream = Stream::new(name, name, spec.drain_limit, port, ends)?;
         Ok(Arc::new(Self { spec, stream }))
     }
 
@@ -326,7 +328,8 @@ impl Device for VirtioConsole {
             (counts, Arc::clone(&port.carried))
         });
         counts.register(scope)?;
-        carried.register(scope)
+        carried.register(scope)?;
+        self.stream.register(scope)
     }
 
     fn info(&self, page: &mut Page) -> fmt::Result {
@@ -342,7 +345,8 @@ impl Device for VirtioConsole {
                 "input: {} bytes wait for the guest",
                 port.backlog.len()
             )
-        })
+        })?;
+        self.stream.describe(page)
     }
 
     fn power_on(&self) -> Result<(), DeviceError> {
@@ -369,6 +373,30 @@ impl Device for VirtioConsole {
     /// Writes what is left of the output, at most for the drain limit, and ends both threads.
     fn power_off(&self) -> Result<(), DeviceError> {
         self.stream.power_off()
+    }
+}
+
+/// The host's ends of it come and go while the VM is there, and its guest sees nothing of that. Without
+/// any, output is discarded and counted and no input comes.
+///
+/// Output that the guest sent before a change was begun goes to the ends that go, later output to
+/// those that come, in order and once; while the VM is suspended output is in the device, and goes to
+/// what is attached at the resume. Ends that are stuck in a read or write stay after the limit.
+impl Place<Ends> for VirtioConsole {
+    fn device(&self) -> &str {
+        self.stream.device()
+    }
+
+    fn attached(&self) -> Option<String> {
+        self.stream.attached()
+    }
+
+    fn begin(&self, change: Change<Ends>) -> Result<Begun, PlaceError> {
+        self.stream.begin(change)
+    }
+
+    fn settle(&self, begun: Begun, limit: Duration) -> Result<(), PlaceError> {
+        self.stream.settle(begun, limit)
     }
 }
 

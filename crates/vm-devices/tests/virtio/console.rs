@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use vm_devices::{ConsoleSpec, GuestRam, SerialInput, VirtioConsole};
+use vm_devices::{ConsoleSpec, Ends, GuestRam, SerialInput, VirtioConsole};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use vm_pdm::info::Page;
@@ -29,7 +29,7 @@ const TRANSMIT: u16 = 1;
 const WRITE: u16 = 2;
 
 /// Only a device that hangs takes this long.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 struct Edges(Mutex<Sender<()>>);
 
@@ -43,16 +43,16 @@ impl IrqChip for Edges {
 }
 
 /// A guest's driver, and both ends of the host.
-struct Guest {
-    console: Arc<VirtioConsole>,
+pub(super) struct Guest {
+    pub(super) console: Arc<VirtioConsole>,
     ram: GuestRam,
     bus: Buses,
     interrupts: Receiver<()>,
     /// Per queue.
     available: [u16; 2],
     used: [u16; 2],
-    typed: PipeWriter,
-    screen: PipeReader,
+    pub(super) typed: PipeWriter,
+    pub(super) screen: PipeReader,
 }
 
 /// Where table, available and used ring of a queue are.
@@ -66,7 +66,7 @@ fn page(queue: u16, slot: u16) -> u64 {
 }
 
 impl Guest {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), usize::try_from(RAM).unwrap())]);
         let ram = ram.unwrap();
         let (edges, interrupts) = channel();
@@ -76,7 +76,8 @@ impl Guest {
         let input: Box<dyn SerialInput> = Box::new(input);
         let output = Box::new(File::from(OwnedFd::from(output)));
         let spec = ConsoleSpec::new("console0", ADDRESS);
-        let console = VirtioConsole::new(spec, irq, ram.clone(), Some(input), output).unwrap();
+        let ends = Ends::new("two pipes", Some(input), output);
+        let console = VirtioConsole::new(spec, irq, ram.clone(), Some(ends)).unwrap();
         let mut bus = BusBuilder::new();
         console.attach(&mut bus).unwrap();
         console.power_on().unwrap();
@@ -103,7 +104,7 @@ impl Guest {
             .mmio_write(&mut IoCtx::new(), ADDRESS + offset, 4, value);
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         for (offset, value) in [
             (0x70, 0),
             (0x70, 3),
@@ -164,7 +165,7 @@ impl Guest {
     }
 
     /// Offers a buffer of output if a slot is free; whether one was.
-    fn try_send(&mut self, bytes: &[u8]) -> bool {
+    pub(super) fn try_send(&mut self, bytes: &[u8]) -> bool {
         let n = usize::from(TRANSMIT);
         if self.available[n].wrapping_sub(self.used(TRANSMIT)) == QUEUE {
             return false;
@@ -177,20 +178,20 @@ impl Guest {
     }
 
     /// Offers a page for input.
-    fn listen(&mut self, bytes: u32) {
+    pub(super) fn listen(&mut self, bytes: u32) {
         let at = page(RECEIVE, self.available[0] % QUEUE);
         self.offer(RECEIVE, at, bytes);
         self.ring(RECEIVE);
     }
 
-    fn interrupt(&self) {
+    pub(super) fn interrupt(&self) {
         self.interrupts.recv_timeout(LIMIT).expect("an interrupt");
         let status = self.read(0x60);
         self.write(0x64, status);
     }
 
     /// The bytes of the next buffer of input that is given back.
-    fn received(&mut self) -> Vec<u8> {
+    pub(super) fn received(&mut self) -> Vec<u8> {
         while self.used(RECEIVE) == self.used[0] {
             self.interrupt();
         }
@@ -223,7 +224,7 @@ impl Guest {
     }
 }
 
-fn noise(bytes: usize) -> Vec<u8> {
+pub(super) fn noise(bytes: usize) -> Vec<u8> {
     (0..bytes)
         .map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1].wrapping_mul(31))
         .collect()
@@ -439,7 +440,8 @@ fn its_page_tells_what_waits() {
         page.into_text(),
         "status 0x0f, the driver accepted 0x100000000\nqueue 0: 16 entries, may have work\n\
          queue 1: 16 entries, no work\noutput: 5 of 16384 bytes wait for the host\n\
-         input: 0 bytes wait for the guest\n"
+         input: 0 bytes wait for the guest\n\
+         attached: two pipes\n"
     );
 }
 

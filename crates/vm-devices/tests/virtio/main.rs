@@ -9,6 +9,7 @@ mod console;
 mod dirty;
 mod disk;
 mod driver;
+mod ends;
 mod hostile;
 mod show;
 mod transport;

@@ -144,7 +144,7 @@ fn a_host_that_does_not_answer_is_named_and_its_image_stays() {
     let late = busy.machine.device.settle(begun.expect("begins"), limit);
     let late = late.expect_err("the host does not answer");
     assert!(matches!(late, PlaceError::Late { .. }), "{late}");
-    assert!(late.to_string().starts_with("disk0 was still in a request"));
+    assert!(late.to_string().starts_with("disk0 was still at work"));
     assert_eq!(Arc::strong_count(&other), 1, "what was to come is closed");
     busy.let_go();
     assert_eq!(busy.machine.answers(1), [OK]);
