@@ -33,7 +33,7 @@ const WORDS: &[&str] = &[
     "{\"op\":\"wait\",\"until\":[", "{\"op\":\"unplug\",\"vcpu\":", "\"status\"", "\"suspend\"", "\"resume\"",
     "\"poweroff\"", "\"destroy\"", "\"wait\"", "\"events\"", "\"info\"", "\"stats\"", "\"plug\"", "\"unplug\"",
     "\"cap\"", "\"version\"", "\"bundle\"", "\"dir\":", "\"/b\"", "                ", "\"attach\"", "\"detach\"",
-    "\"device\":", "\"disk0\"", "\"path\":", "\"read_only\":", "\"replace\":",
+    "\"device\":", "\"disk0\"", "\"path\":", "\"socket\":", "\"read_only\":", "\"replace\":",
 ];
 
 fuzz_target!(|data: &[u8]| {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A virtual machine monitor: boots Linux on KVM.
@@ -96,7 +97,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) rng: bool,
     /// The console that is this terminal: serial (the default, ttyS0) or virtio (hvc0); or
-    /// virtio:FILE for serial here and hvc0 at a file or a raw terminal device
+    /// virtio:FILE for serial here and hvc0 at a file or a raw terminal device, virtio:unix:PATH for
+    /// hvc0 at a socket at which a program listens
     #[arg(long, value_name = "WHICH")]
     pub(crate) console: Option<String>,
     /// Port of a debug-exit device: a guest write of V ends with status (V << 1) | 1
@@ -173,20 +175,23 @@ pub(crate) enum CtlVerb {
         /// 1 to 100 percent; 100 is no cap
         percent: u32,
     },
-    /// Give a disk an image while the guest runs
+    /// Give a disk an image, or the serial port or console its other end, while the guest runs
     Attach {
-        /// The disk: disk0 for the first
+        /// The device: disk0 for the first disk, com1, console0
         device: String,
-        /// Disk image, a file or block device; ",ro" behind it for a read-only disk
-        #[arg(value_name = "FILE[,ro]")]
-        image: PathBuf,
-        /// In place of the image that it has, at once, so that the guest finds no empty disk
+        /// Disk image, a file or block device, ",ro" behind it for a read-only disk; for com1 and
+        /// console0 a file, a raw terminal device, or unix:PATH of a socket at which a program listens
+        #[arg(value_name = "FILE[,ro]|unix:PATH", 
+            value_parser = PathBufValueParser::new().try_map(attachable))]
+        what: PathBuf,
+        /// In place of what it has, at once: the guest finds no empty disk, no output is lost
         #[arg(long)]
         replace: bool,
     },
-    /// Take a disk's image from it while the guest runs; the guest finds a disk of size 0
+    /// Take from a device what it has while the guest runs: a disk is then of size 0, output of com1
+    /// and console0 is discarded
     Detach {
-        /// The disk: disk0 for the first
+        /// The device: disk0 for the first disk, com1, console0
         device: String,
     },
     /// Write what is known of the VM to a new directory: a report, pages, statistics, the effective
@@ -293,4 +298,14 @@ impl From<LogLevel> for log::LevelFilter {
             LogLevel::Trace => Self::Trace,
         }
     }
+}
+
+/// `-` is no file here: whoever starts the VM gives its standard input and output, and no one after.
+fn attachable(what: PathBuf) -> Result<PathBuf, &'static str> {
+    if what.as_os_str() == "-" {
+        return Err(
+            "standard input and output are attached when the VM starts, and cannot be later: give a file, a terminal device or unix:PATH (./- for a file of that name)",
+        );
+    }
+    Ok(what)
 }

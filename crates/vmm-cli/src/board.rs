@@ -13,13 +13,13 @@ use vm_boot::Platform;
 use vm_core::{Board, BoardCx, BoxError, Built, MachineMsi};
 use vm_cpu::{IrqMode, RamLayout};
 use vm_devices::{
-    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskAccess, DiskImage, Ged, I8042, IoApic,
-    PostPort, Serial, SerialSpec, Virtio, VirtioConsole,
+    AcpiPm, Cmos, CmosMemory, ConsoleSpec, DebugExit, DiskAccess, DiskImage, Ends, Ged, I8042,
+    IoApic, PostPort, Serial, SerialSpec, Virtio, VirtioConsole,
 };
 use vm_pdm::{BusBuilder, Devices, IrqLine, Place, Places};
 
 use crate::config::Entropy;
-use crate::console::Console;
+use crate::ends::Console;
 use crate::reach::Reach;
 
 /// What the host lends to the machine.
@@ -91,9 +91,12 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
     let irq = IrqLine::new(ioapic.clone(), platform.com1_irq);
     let serial = Serial::new(SerialSpec::default(), irq, Some(host.serial.into()))?;
     serial.attach(&mut bus)?;
-    devices.add(serial)?;
-    let drives = virtio(cx, &ioapic, host.virtio, platform, (&mut bus, &mut devices))?;
+    devices.add(Arc::clone(&serial) as _)?;
+    let (drives, console) = virtio(cx, &ioapic, host.virtio, platform, (&mut bus, &mut devices))?;
     let _ = host.reach.drives.set(Places::new(&devices, drives));
+    let mut ends: Vec<Arc<dyn Place<Ends>>> = vec![serial];
+    ends.extend(console);
+    let _ = host.reach.ends.set(Places::new(&devices, ends));
 
     Ok(Built {
         devices,
@@ -102,15 +105,18 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
     })
 }
 
+/// Drives, and the console if there is one.
+type ComeAndGo = (Vec<Arc<dyn Place<DiskImage>>>, Option<Arc<dyn Place<Ends>>>);
+
 /// The virtio devices, each in the next window: disks first, so that the first is `/dev/vda`. Gives
-/// those whose image comes and goes.
+/// those at which something comes and goes.
 fn virtio(
     cx: BoardCx<'_>,
     ioapic: &Arc<IoApic>,
     host: VirtioPeripherals,
     platform: &Platform,
     (bus, devices): (&mut BusBuilder, &mut Devices),
-) -> Result<Vec<Arc<dyn Place<DiskImage>>>, BoxError> {
+) -> Result<ComeAndGo, BoxError> {
     let mut drives: Vec<Arc<dyn Place<DiskImage>>> = Vec::new();
     let mut windows = platform.virtio.iter();
     let mut next = || {
@@ -141,9 +147,10 @@ fn virtio(
         let spec = ConsoleSpec::new("console0", address);
         let console = VirtioConsole::new(spec, irq, cx.ram.clone(), Some(ends.into()))?;
         console.attach(bus)?;
-        devices.add(console)?;
+        devices.add(Arc::clone(&console) as _)?;
+        return Ok((drives, Some(console)));
     }
-    Ok(drives)
+    Ok((drives, None))
 }
 
 /// The host's time; a host before 1970 shows the guest 1970.

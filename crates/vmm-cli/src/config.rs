@@ -263,6 +263,7 @@ impl From<DiskSection> for DiskSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ends::EndsAt;
     use clap::Parser;
 
     fn read(args: &RunArgs) -> anyhow::Result<RunSpec> {
@@ -349,7 +350,7 @@ mod tests {
             (by_flags.entropy, by_file.entropy),
             (Entropy::Device, Entropy::Device)
         );
-        assert_eq!(by_flags.console, Choice::VirtioAt("c".into()));
+        assert_eq!(by_flags.console, Choice::VirtioAt(EndsAt::Path("c".into())));
         assert_eq!(by_flags.console, by_file.console);
         assert_eq!(by_flags.platform().virtio.count, 5);
         assert_eq!((by_flags.vm.vcpus, by_flags.vm.plugged), (4, Some(2)));

@@ -4,14 +4,17 @@
 //! What happens to the VM, one JSON object a line: `--json` writes it to standard error, the control
 //! socket to whoever asked for events.
 
+use std::path::Path;
+
 use serde::Serialize;
 use vm_core::{Ending, ErrorEvent, Reported, Vm};
 use vm_devices::DiskAccess;
 use vm_pdm::Action;
 use vm_state::Change;
 
+use crate::ends::EndsAt;
 use crate::exit::Status;
-use crate::reach::Changed;
+use crate::reach::{Changed, Now};
 
 #[derive(Serialize)]
 struct StateEvent {
@@ -41,12 +44,20 @@ struct OperationEvent<'a> {
 }
 
 #[derive(Serialize)]
-struct BackendEvent<'a> {
+struct ImageEvent<'a> {
     event: &'static str,
     device: &'a str,
     path: Option<String>,
     read_only: Option<bool>,
     sectors: u64,
+}
+
+#[derive(Serialize)]
+struct EndsEvent<'a> {
+    event: &'static str,
+    device: &'a str,
+    path: Option<String>,
+    socket: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -96,16 +107,37 @@ pub(crate) fn error_line(error: &ErrorEvent) -> String {
     }
 }
 
-/// An image came or went: a line, with its newline.
+/// Something was attached or detached: a line, with its newline.
 pub(crate) fn backend_line(changed: &Changed) -> String {
-    let image = changed.image.as_ref();
-    line(&BackendEvent {
-        event: "backend",
-        device: &changed.device,
-        path: image.map(|image| image.path.display().to_string()),
-        read_only: image.map(|image| image.access == DiskAccess::ReadOnly),
-        sectors: image.map_or(0, |image| image.sectors),
-    })
+    let (event, device) = ("backend", changed.device.as_str());
+    match &changed.now {
+        Now::Image(image) => line(&ImageEvent {
+            event,
+            device,
+            path: image.as_ref().map(|image| shown(&image.path)),
+            read_only: image
+                .as_ref()
+                .map(|image| image.access == DiskAccess::ReadOnly),
+            sectors: image.as_ref().map_or(0, |image| image.sectors),
+        }),
+        Now::Ends(at) => {
+            let (path, socket) = match at {
+                Some(EndsAt::Path(path)) => (Some(shown(path)), None),
+                Some(EndsAt::Socket(path)) => (None, Some(shown(path))),
+                None => (None, None),
+            };
+            line(&EndsEvent {
+                event,
+                device,
+                path,
+                socket,
+            })
+        }
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 /// The run is over: a line, with its newline.

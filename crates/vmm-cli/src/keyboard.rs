@@ -6,7 +6,8 @@
 //! The serial port reads its input only as fast as the guest takes it, and a guest that hangs takes
 //! nothing; but Ctrl-A x must work then above all. So at a terminal a thread of its own,
 //! `vmm-input`, always reads, and hands on through a pipe. What the guest is slow to take waits
-//! here, up to a limit far beyond what anybody types; past it, the terminal itself waits.
+//! here, up to a limit far beyond what anybody types; past it, the terminal itself waits. Once the
+//! terminal is detached from the guest, what is typed is dropped, and Ctrl-A still is the user's.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,7 +50,7 @@ impl Keyboard {
             events,
             escape: Escape::default(),
             held: Vec::new(),
-            into,
+            into: Some(into),
             stopped,
         };
         let thread = vm_pdm::thread("vmm-input").spawn(move || reader.run())?;
@@ -78,7 +79,8 @@ struct Reader {
     events: Sender<Event>,
     escape: Escape,
     held: Vec<u8>,
-    into: OwnedFd,
+    /// Gone when nobody takes what is typed any more.
+    into: Option<OwnedFd>,
     stopped: OwnedFd,
 }
 
@@ -94,10 +96,12 @@ impl Reader {
         let stdin = io::stdin();
         loop {
             let wanted = |yes, flags| if yes { flags } else { PollFlags::empty() };
+            // With nobody to take it, the first is in its place: it is looked at anyway.
+            let into = self.into.as_ref().unwrap_or(&self.stopped);
             let mut fds = [
                 PollFd::new(&self.stopped, PollFlags::IN),
                 PollFd::new(&stdin, wanted(self.held.len() < HELD, PollFlags::IN)),
-                PollFd::new(&self.into, wanted(!self.held.is_empty(), PollFlags::OUT)),
+                PollFd::new(into, wanted(!self.held.is_empty(), PollFlags::OUT)),
             ];
             match poll(&mut fds, None) {
                 Ok(_) => {}
@@ -105,15 +109,25 @@ impl Reader {
                 Err(e) => return Err(e.into()),
             }
             let [stop, input, output] = fds.map(|fd| fd.revents());
-            if !stop.is_empty() || output.contains(PollFlags::ERR) {
+            if !stop.is_empty() {
                 return Ok(());
             }
-            if output.contains(PollFlags::OUT) {
-                let written = rustix::io::write(&self.into, &self.held)?;
-                self.held.drain(..written);
+            if output.contains(PollFlags::ERR) {
+                self.into = None;
+            } else if output.contains(PollFlags::OUT)
+                && let Some(into) = &self.into
+            {
+                match rustix::io::write(into, &self.held) {
+                    Ok(written) => drop(self.held.drain(..written)),
+                    Err(Errno::PIPE) => self.into = None,
+                    Err(e) => return Err(e.into()),
+                }
             }
             if !input.is_empty() && !self.take(&stdin)? {
                 return Ok(());
+            }
+            if self.into.is_none() {
+                self.held.clear();
             }
         }
     }

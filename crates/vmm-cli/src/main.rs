@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod console;
 mod control;
+mod ends;
 mod escape;
 mod events;
 mod exit;

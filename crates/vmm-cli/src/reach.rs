@@ -1,27 +1,56 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! What of a built machine is reached from outside it: its event device, and its drives, whose images
-//! come and go.
+//! What of a built machine is reached from outside it: its event device, and what comes and goes: the
+//! images of its drives, the host's ends of its serial port and console.
 //!
-//! No lock is held while a listener is called or an image is opened or changed.
+//! No lock is held while a listener is called or anything is opened or changed.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use vm_core::{Vm, VmError};
-use vm_devices::{DiskAccess, DiskError, DiskImage, Ged};
+use vm_devices::{DiskAccess, DiskError, DiskImage, Ends, Ged};
 use vm_pdm::{Change, Place, PlaceError, Places};
 
-/// An image that came or went.
+use crate::ends::EndsAt;
+
+/// Something came or went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Changed {
     pub(crate) device: String,
-    /// What is attached now.
-    pub(crate) image: Option<Attached>,
+    pub(crate) now: Now,
 }
 
-/// What is attached.
+/// What is attached now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Now {
+    /// To a drive.
+    Image(Option<Attached>),
+    /// To a serial port or console.
+    Ends(Option<EndsAt>),
+}
+
+/// What is to be attached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Given<'a> {
+    /// An image, or what a console is to end at; the access is an image's.
+    Path(&'a Path, DiskAccess),
+    /// A program that listens there, for a console to end at.
+    Socket(&'a Path),
+}
+
+impl fmt::Display for Given<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path, _) => write!(f, "{}", path.display()),
+            Self::Socket(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// An image that is attached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Attached {
     pub(crate) path: PathBuf,
@@ -29,7 +58,7 @@ pub(crate) struct Attached {
     pub(crate) sectors: u64,
 }
 
-/// Why an image did not come or go.
+/// Why something did not come or go.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReachError {
     /// It is there already.
@@ -37,13 +66,16 @@ pub(crate) enum ReachError {
     Here { path: PathBuf, device: String },
     #[error(transparent)]
     Image(#[from] DiskError),
+    /// It cannot be opened or connected to.
+    #[error("{device}: {why}")]
+    Ends { device: String, why: String },
     #[error(transparent)]
     Vm(#[from] VmError),
 }
 
 type Listener = dyn Fn(&Changed) + Send + Sync;
 
-/// Told of images until it is dropped.
+/// Told of changes until it is dropped.
 #[must_use = "dropped, it is told of nothing"]
 pub(crate) struct Listening(#[expect(dead_code, reason = "held alive")] Arc<Listener>);
 
@@ -52,13 +84,15 @@ pub(crate) struct Listening(#[expect(dead_code, reason = "held alive")] Arc<List
 pub(crate) struct Reach {
     pub(crate) ged: OnceLock<Arc<Ged>>,
     pub(crate) drives: OnceLock<Places<DiskImage>>,
+    pub(crate) ends: OnceLock<Places<Ends>>,
     listeners: Mutex<Vec<Weak<Listener>>>,
 }
 
-impl std::fmt::Debug for Reach {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reach")
             .field("drives", &self.drives)
+            .field("ends", &self.ends)
             .finish_non_exhaustive()
     }
 }
@@ -77,7 +111,7 @@ impl Reach {
         Listening(listener)
     }
 
-    /// Opens an image and gives it to `device`, which has none.
+    /// Opens what is given and attaches it to `device`, which has nothing.
     ///
     /// # Errors
     /// [`ReachError`]; what was attached still is.
@@ -85,18 +119,21 @@ impl Reach {
         &self,
         vm: &Vm,
         device: &str,
-        image: (&Path, DiskAccess),
+        what: Given<'_>,
     ) -> Result<Changed, ReachError> {
         let place = self.place(device)?;
         if let Some(what) = place.attached() {
-            // Before the image is opened, which may be that one.
+            // Before anything is opened, which may be that very image.
             let device = device.to_owned();
             return Err(VmError::from(PlaceError::Attached { device, what }).into());
         }
-        self.give(vm, place, image, Change::Attach)
+        match place {
+            Found::Drive(place) => self.give_image(vm, place, what, Change::Attach),
+            Found::Ends(place) => self.give_ends(vm, place, what, Change::Attach),
+        }
     }
 
-    /// Opens an image and gives it to `device`, in place of the one that it may have.
+    /// Opens what is given and attaches it to `device`, in place of what it may have.
     ///
     /// # Errors
     /// As [`Reach::attach`].
@@ -104,47 +141,77 @@ impl Reach {
         &self,
         vm: &Vm,
         device: &str,
-        image: (&Path, DiskAccess),
+        what: Given<'_>,
     ) -> Result<Changed, ReachError> {
-        self.give(vm, self.place(device)?, image, Change::Replace)
+        match self.place(device)? {
+            Found::Drive(place) => self.give_image(vm, place, what, Change::Replace),
+            Found::Ends(place) => self.give_ends(vm, place, what, Change::Replace),
+        }
     }
 
-    /// Takes the image from `device`.
+    /// Detaches what `device` has.
     ///
     /// # Errors
     /// [`ReachError`]; it is still attached, except after [`PlaceError::Unwritten`].
     pub(crate) fn detach(&self, vm: &Vm, device: &str) -> Result<Changed, ReachError> {
-        self.change(vm, self.place(device)?, Change::Detach, None)
+        match self.place(device)? {
+            Found::Drive(place) => self.change(vm, place, Change::Detach, Now::Image(None)),
+            Found::Ends(place) => self.change(vm, place, Change::Detach, Now::Ends(None)),
+        }
     }
 
-    fn give(
+    fn give_image(
         &self,
         vm: &Vm,
-        place: &Arc<dyn Place<DiskImage>>,
-        (path, access): (&Path, DiskAccess),
+        place: &dyn Place<DiskImage>,
+        what: Given<'_>,
         how: fn(DiskImage) -> Change<DiskImage>,
     ) -> Result<Changed, ReachError> {
+        let Given::Path(path, access) = what else {
+            let why = "a disk works on an image: give the path of a file or block device";
+            return Err(unfit(place.device(), what, why));
+        };
         let image = DiskImage::open(path, access).map_err(|error| self.explain(path, error))?;
         let attached = Attached {
             path: path.to_owned(),
             access,
             sectors: image.sectors(),
         };
-        self.change(vm, place, how(image), Some(attached))
+        self.change(vm, place, how(image), Now::Image(Some(attached)))
     }
 
-    fn change(
+    fn give_ends(
         &self,
         vm: &Vm,
-        place: &Arc<dyn Place<DiskImage>>,
-        change: Change<DiskImage>,
-        image: Option<Attached>,
+        place: &dyn Place<Ends>,
+        what: Given<'_>,
+        how: fn(Ends) -> Change<Ends>,
     ) -> Result<Changed, ReachError> {
-        let changed = Changed {
-            device: place.device().to_owned(),
-            image,
+        let at = match what {
+            Given::Path(path, DiskAccess::ReadWrite) => EndsAt::Path(path.to_owned()),
+            Given::Path(_, DiskAccess::ReadOnly) => {
+                let why = "read-only is a disk's affair: the guest's output is written to it";
+                return Err(unfit(place.device(), what, why));
+            }
+            Given::Socket(path) => EndsAt::Socket(path.to_owned()),
         };
-        let result = vm.change(place.as_ref(), change);
+        let ends = at.open().map_err(|error| ReachError::Ends {
+            device: place.device().to_owned(),
+            why: format!("{error:#}"),
+        })?;
+        self.change(vm, place, how(ends.into()), Now::Ends(Some(at)))
+    }
+
+    fn change<B: Send>(
+        &self,
+        vm: &Vm,
+        place: &dyn Place<B>,
+        change: Change<B>,
+        now: Now,
+    ) -> Result<Changed, ReachError> {
+        let device = place.device().to_owned();
+        let changed = Changed { device, now };
+        let result = vm.change(place, change);
         // What could not be made durable is gone from the guest all the same.
         if let Ok(()) | Err(VmError::Place(PlaceError::Unwritten { .. })) = result {
             self.tell(&changed);
@@ -163,13 +230,30 @@ impl Reach {
         }
     }
 
-    fn place(&self, device: &str) -> Result<&Arc<dyn Place<DiskImage>>, VmError> {
-        let place = self.drives.get().map(|drives| drives.get(device));
-        let none = || PlaceError::NoDevice {
-            device: device.to_owned(),
-            places: "none".to_owned(),
-        };
-        Ok(place.ok_or_else(none)??)
+    fn place(&self, device: &str) -> Result<Found<'_>, VmError> {
+        let mut ends = self.ends.get().into_iter().flat_map(Places::iter);
+        let mut names: Vec<&str> = Vec::new();
+        if let Some(place) = ends.find(|place| {
+            names.push(place.device());
+            place.device() == device
+        }) {
+            return Ok(Found::Ends(place.as_ref()));
+        }
+        let drives = self.drives.get();
+        let found = drives.map(|drives| drives.get(device));
+        match found {
+            Some(Ok(place)) => Ok(Found::Drive(place.as_ref())),
+            Some(Err(error)) if !matches!(error, PlaceError::NoDevice { .. }) => Err(error.into()),
+            Some(Err(_)) | None => {
+                let drives = drives.into_iter().flat_map(Places::iter);
+                names.extend(drives.map(|place| place.device()));
+                Err(PlaceError::NoDevice {
+                    device: device.to_owned(),
+                    places: names.join(", "),
+                }
+                .into())
+            }
+        }
     }
 
     /// An image in use may be so by this VM itself.
@@ -191,4 +275,29 @@ impl Reach {
                 device: place.device().to_owned(),
             })
     }
+}
+
+/// The place of a device.
+enum Found<'a> {
+    Drive(&'a dyn Place<DiskImage>),
+    Ends(&'a dyn Place<Ends>),
+}
+
+impl Found<'_> {
+    fn attached(&self) -> Option<String> {
+        match self {
+            Self::Drive(place) => place.attached(),
+            Self::Ends(place) => place.attached(),
+        }
+    }
+}
+
+/// What is given is of another kind.
+fn unfit(device: &str, what: Given<'_>, why: &str) -> ReachError {
+    VmError::from(PlaceError::Refused {
+        device: device.to_owned(),
+        what: what.to_string(),
+        why: why.to_owned(),
+    })
+    .into()
 }

@@ -10,7 +10,7 @@ mod pvh;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use needs_kvm::kvm;
+use rustix::fs::OFlags;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -26,6 +29,13 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// `cli; 1: jmp 1b`, loaded and entered at 1 MiB.
 const SPIN: [u8; 3] = [0xfa, 0xeb, 0xfe];
+
+/// Sends what it receives at COM1, byte by byte, entered in 32-bit mode:
+/// `1: mov dx, 0x3fd; 2: in al, dx; test al, 1; jz 2b; mov dx, 0x3f8; in al, dx; out dx, al; jmp 1b`.
+const ECHO: [u8; 17] = [
+    0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0x66, 0xba, 0xf8, 0x03, 0xec, 0xee, 0xeb,
+    0xef,
+];
 
 fn vmm(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmm"));
@@ -48,22 +58,29 @@ impl Program {
 
     /// Starts, and waits until the VM runs.
     fn start_in(dir: TempDir) -> Self {
+        Self::start_with(dir, &SPIN, |_| {})
+    }
+
+    fn start_with(dir: TempDir, code: &[u8], more: impl FnOnce(&mut Command)) -> Self {
         let (kernel_path, socket) = (dir.path().join("kernel"), dir.path().join("socket"));
-        fs::write(&kernel_path, pvh::elf(0x10_0000, &SPIN)).unwrap();
+        fs::write(&kernel_path, pvh::elf(0x10_0000, code)).unwrap();
         for (image, bytes) in [("data.img", 1 << 20), ("other.img", 2 << 20)] {
             let image = fs::File::create(dir.path().join(image)).unwrap();
             image.set_len(bytes).unwrap();
         }
         let args = ["run", "--memory", "16M", "--json", "--disk", "none"];
-        let mut child = vmm(&args)
+        let mut command = vmm(&args);
+        command
             .arg("--kernel")
             .arg(&kernel_path)
             .arg("--control")
             .arg(&socket)
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        more(&mut command);
+        let mut child = command.spawn().unwrap();
+        // It has its terminal to itself.
+        drop(command);
         let events = BufReader::new(child.stderr.take().unwrap());
         let mut program = Self {
             child,
@@ -171,8 +188,8 @@ fn same(example: &Value, got: &Value, at: &str) {
     }
 }
 
-/// Plays one block on a connection of its own. Returns how many lines it compared. The images are
-/// beside the socket.
+/// Plays one block on a connection of its own. Returns how many lines it compared. The images, and
+/// the sockets of others, are beside the socket.
 fn replay(socket: &Path, block: &[&str]) -> usize {
     let images = format!("{}/", socket.parent().unwrap().display());
     let stream = UnixStream::connect(socket).unwrap();
@@ -181,7 +198,9 @@ fn replay(socket: &Path, block: &[&str]) -> usize {
     let mut compared = 0;
     for line in block {
         if let Some(request) = line.strip_prefix("> ") {
-            let request = format!("{request}\n").replace("/images/", &images);
+            let request = format!("{request}\n")
+                .replace("/images/", &images)
+                .replace("/run/", &images);
             reader.get_mut().write_all(request.as_bytes()).unwrap();
             continue;
         }
@@ -204,6 +223,7 @@ fn the_examples_of_the_documented_protocol_are_what_a_vm_answers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/control.md");
     let page = fs::read_to_string(path).unwrap();
     let program = Program::start();
+    let _listener = UnixListener::bind(program.dir.path().join("peer.sock")).unwrap();
     let compared: usize = examples(&page)
         .iter()
         .map(|block| replay(&program.socket, block))
@@ -347,6 +367,186 @@ fn a_disk_gets_and_loses_its_image_by_ctl() {
         3,
         "{events}"
     );
+}
+
+/// Sends a line to the guest behind `stream`, and reads it back.
+fn echoed(stream: &mut UnixStream, line: &str) {
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(line.as_bytes()).unwrap();
+    let mut got = vec![0; line.len()];
+    stream.read_exact(&mut got).unwrap();
+    assert_eq!(String::from_utf8(got).unwrap(), line);
+}
+
+#[test]
+fn a_serial_port_gets_and_loses_its_other_end_by_ctl() {
+    if !kvm() {
+        return;
+    }
+    let program = Program::start_with(tempfile::tempdir().unwrap(), &ECHO, |_| {});
+    let dir = program.dir.path();
+    let page = || said(&program.ctl(&["info", "com1"]));
+    assert!(
+        page().contains("attached: standard input and output\n"),
+        "{}",
+        page()
+    );
+    let (one, two) = (dir.join("one"), dir.join("two"));
+    let at = |path: &Path| format!("unix:{}", path.display());
+    let peers = [&one, &two].map(|path| UnixListener::bind(path).unwrap());
+    let there = program.ctl(&["attach", "com1", &at(&one)]);
+    refused(&there, 8, &["com1", "standard input and output", "replace"]);
+    let attached = said(&program.ctl(&["attach", "com1", &at(&one), "--replace"]));
+    assert_eq!(attached, format!("com1: {}\n", at(&one)));
+    let (mut first, _) = peers[0].accept().unwrap();
+    echoed(&mut first, "hello\n");
+    said(&program.ctl(&["attach", "com1", &at(&two), "--replace"]));
+    let (mut second, _) = peers[1].accept().unwrap();
+    assert_eq!(first.read(&mut [0]).unwrap(), 0, "it is closed");
+    echoed(&mut second, "again\n");
+    said(&program.ctl(&["reset"]));
+    echoed(&mut second, "after a reset\n");
+    // Its peer goes away: it stays attached, and says so.
+    drop(second);
+    while !page().contains("no more input comes: it has ended\n") {}
+    assert!(page().contains(&format!("attached: {}\n", at(&two))));
+    assert_eq!(
+        said(&program.ctl(&["detach", "com1"])),
+        "com1: nothing attached\n"
+    );
+    // A file takes output at its end, and while suspended nothing moves.
+    said(&program.ctl(&["attach", "com1", &at(&one)]));
+    let (mut first, _) = peers[0].accept().unwrap();
+    said(&program.ctl(&["suspend"]));
+    let log = dir.join("log");
+    let log_at = log.to_str().unwrap();
+    said(&program.ctl(&["attach", "com1", log_at, "--replace"]));
+    assert_eq!(first.read(&mut [0]).unwrap(), 0);
+    said(&program.ctl(&["attach", "com1", &at(&one), "--replace"]));
+    let (mut first, _) = peers[0].accept().unwrap();
+    first.write_all(b"typed while suspended, ").unwrap();
+    said(&program.ctl(&["resume"]));
+    let mut got = [0; 23];
+    first.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"typed while suspended, ");
+    echoed(&mut first, "and at last\n");
+    assert_eq!(fs::read(&log).unwrap(), b"");
+    let dash = program.ctl(&["attach", "com1", "-"]);
+    assert_eq!(dash.status.code(), Some(2));
+    let why = String::from_utf8_lossy(&dash.stderr).into_owned();
+    assert!(why.contains("attached when the VM starts"), "{why}");
+    said(&program.ctl(&["destroy"]));
+    let (status, events) = program.ended();
+    assert_eq!(status, Some(0));
+    let gone = r#"{"event":"backend","device":"com1","path":null,"socket":null}"#;
+    assert!(events.contains(gone), "{events}");
+}
+
+#[test]
+fn a_guest_that_talks_to_a_peer_that_is_gone_goes_on_and_is_logged_once() {
+    if !kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("peer");
+    let at = format!("unix:{}", socket.display());
+    let listener = UnixListener::bind(&socket).unwrap();
+    // `1: mov dx, 0x3f8; mov al, 10; out dx, al; jmp 1b`: a guest that talks without end.
+    let talk = [0x66, 0xba, 0xf8, 0x03, 0xb0, 0x0a, 0xee, 0xeb, 0xf7];
+    let program = Program::start_with(dir, &talk, |_| {});
+    said(&program.ctl(&["attach", "com1", &at, "--replace"]));
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.read_exact(&mut [0; 100]).unwrap();
+    drop(peer);
+    let page = || said(&program.ctl(&["info", "com1"]));
+    while !page().contains("output was lost: ") {}
+    assert!(page().contains(&format!("attached: {at}\n")));
+    assert_eq!(said(&program.ctl(&["suspend"])), "SUSPENDED\n");
+    assert_eq!(said(&program.ctl(&["resume"])), "RUNNING\n");
+    said(&program.ctl(&["detach", "com1"]));
+    let discarded = said(&program.ctl(&["stats", "/device/com1/discarded"]));
+    assert!(
+        discarded.starts_with("/device/com1/discarded "),
+        "{discarded}"
+    );
+    said(&program.ctl(&["destroy"]));
+    let (status, said) = program.ended();
+    assert_eq!(status, Some(0));
+    let once = format!("com1: output to {at} is lost from here on: ");
+    assert_eq!(said.matches(&once).count(), 1, "{said}");
+}
+
+/// A new terminal that passes on every byte as it is: whoever types, and the device.
+fn terminal() -> (fs::File, PathBuf) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
+    let typist = openpt(flags).unwrap();
+    grantpt(&typist).unwrap();
+    unlockpt(&typist).unwrap();
+    let mut mode = tcgetattr(&typist).unwrap();
+    mode.make_raw();
+    tcsetattr(&typist, OptionalActions::Now, &mode).unwrap();
+    let name = ptsname(&typist, Vec::new()).unwrap();
+    (typist.into(), name.into_string().unwrap().into())
+}
+
+#[test]
+fn a_terminal_detached_from_the_guest_still_ends_the_vm_and_another_is_as_good() {
+    if !kvm() {
+        return;
+    }
+    let ((mut here, path), (mut there, other)) = (terminal(), terminal());
+    let no_controlling_terminal = OFlags::NOCTTY.bits().cast_signed();
+    let device = fs::File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(no_controlling_terminal)
+        .open(path)
+        .unwrap();
+    let program = Program::start_with(tempfile::tempdir().unwrap(), &ECHO, |command| {
+        command
+            .stdin(device.try_clone().unwrap())
+            .stdout(device.try_clone().unwrap());
+    });
+    let mut got = [0; 4];
+    here.write_all(b"here").unwrap();
+    here.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"here");
+    said(&program.ctl(&["detach", "com1"]));
+    // The guest hears nothing of it, more than once.
+    here.write_all(b"nobody").unwrap();
+    let other = other.to_str().unwrap();
+    let attached = said(&program.ctl(&["attach", "com1", other]));
+    assert_eq!(attached, format!("com1: {other}\n"));
+    there.write_all(b"over").unwrap();
+    there.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"over");
+    here.write_all(b"nobody again").unwrap();
+    here.write_all(b"\x01x").unwrap();
+    let (status, events) = program.ended();
+    assert_eq!(status, Some(0));
+    assert!(events.contains(r#""ending":"power-off""#), "{events}");
+}
+
+#[test]
+fn a_console_may_be_at_a_socket_from_the_start() {
+    if !kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("peer");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let at = format!("unix:{}", socket.display());
+    let console = format!("virtio:{at}");
+    let program = Program::start_with(dir, &SPIN, |command| {
+        command.args(["--console", &console]);
+    });
+    let (mut peer, _) = listener.accept().unwrap();
+    let page = said(&program.ctl(&["info", "console0"]));
+    assert!(page.contains(&format!("attached: {at}\n")), "{page}");
+    said(&program.ctl(&["detach", "console0"]));
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+    said(&program.ctl(&["destroy"]));
+    assert_eq!(program.ended().0, Some(0));
 }
 
 #[test]

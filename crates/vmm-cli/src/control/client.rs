@@ -3,7 +3,9 @@
 
 //! `vmm ctl`: one request to a running VM, its reply, and what of it a person wants to read.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -95,14 +97,18 @@ fn request(verb: &CtlVerb) -> Value {
         }
         CtlVerb::Attach {
             device,
-            image,
+            what,
             replace,
         } => {
-            let (path, read_only) = image_flag(image);
             request["device"] = json!(device);
-            request["path"] = json!(place(&path));
-            request["read_only"] = json!(read_only);
             request["replace"] = json!(replace);
+            if let Some(path) = what.as_os_str().as_bytes().strip_prefix(b"unix:") {
+                request["socket"] = json!(place(Path::new(OsStr::from_bytes(path))));
+            } else {
+                let (path, read_only) = image_flag(what);
+                request["path"] = json!(place(&path));
+                request["read_only"] = json!(read_only);
+            }
         }
         CtlVerb::Detach { device } => request["device"] = json!(device),
         CtlVerb::Plug { vcpu } | CtlVerb::Unplug { vcpu } => request["vcpu"] = json!(vcpu),
@@ -257,13 +263,7 @@ fn readable_event(event: &Value) -> Option<String> {
             text("action")
         )),
         "error" => Some(format!("error: {}", text("message"))),
-        "backend" if event["path"].is_string() => Some(format!(
-            "{}: {}, {} sectors",
-            text("device"),
-            text("path"),
-            event["sectors"]
-        )),
-        "backend" => Some(format!("{}: nothing attached", text("device"))),
+        "backend" => Some(attached(event)),
         "end" => Some(format!(
             "ended: {}, exit status {}",
             text("state"),
@@ -340,16 +340,7 @@ fn readable(verb: &CtlVerb, reply: &Value) -> String {
         }
         CtlVerb::Bundle { .. } => reply["dir"].as_str().unwrap_or("?").to_owned(),
         CtlVerb::Cap { .. } => format!("cap: {} %", reply["cap_percent"]),
-        CtlVerb::Attach { .. } => format!(
-            "{}: {}, {} sectors",
-            reply["device"].as_str().unwrap_or("?"),
-            reply["path"].as_str().unwrap_or("?"),
-            reply["sectors"]
-        ),
-        CtlVerb::Detach { .. } => format!(
-            "{}: nothing attached",
-            reply["device"].as_str().unwrap_or("?")
-        ),
+        CtlVerb::Attach { .. } | CtlVerb::Detach { .. } => attached(reply),
         CtlVerb::Suspend
         | CtlVerb::Resume
         | CtlVerb::Reset
@@ -357,6 +348,19 @@ fn readable(verb: &CtlVerb, reply: &Value) -> String {
         | CtlVerb::Destroy
         | CtlVerb::Wait { .. }
         | CtlVerb::Events => state(),
+    }
+}
+
+/// What a device has now, of an event or of the reply to an attach or detach.
+fn attached(told: &Value) -> String {
+    let device = told["device"].as_str().unwrap_or("?");
+    match (told["path"].as_str(), told["socket"].as_str()) {
+        (Some(path), _) if told["sectors"].is_number() => {
+            format!("{device}: {path}, {} sectors", told["sectors"])
+        }
+        (Some(path), _) => format!("{device}: {path}"),
+        (None, Some(socket)) => format!("{device}: unix:{socket}"),
+        (None, None) => format!("{device}: nothing attached"),
     }
 }
 
@@ -422,6 +426,15 @@ mod tests {
                 .unwrap(),
             "disk0: nothing attached"
         );
+        for (path, socket, text) in [
+            (json!("/log"), json!(null), "com1: /log"),
+            (json!(null), json!("/s"), "com1: unix:/s"),
+            (json!(null), json!(null), "com1: nothing attached"),
+        ] {
+            let event = json!({"event": "backend", "device": "com1", "path": path,
+                "socket": socket});
+            assert_eq!(said(event).unwrap(), text);
+        }
         assert_eq!(said(json!({"event": "later"})), None);
         assert_eq!(said(json!(7)), None);
     }

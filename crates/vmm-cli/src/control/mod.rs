@@ -24,4 +24,4 @@ mod tests;
 
 pub(crate) use client::ctl;
 pub(crate) use server::Server;
-pub(crate) use socket::Bound;
+pub(crate) use socket::{Bound, dial};

@@ -13,10 +13,11 @@ use vm_pdm::PlaceError;
 use vm_state::{ResumeReason, SuspendReason};
 
 use super::observe;
-use super::protocol::{Attach, Failed, Kind, Manner, Op, PROTOCOL, Room};
+use super::protocol::{Attach, Failed, Kind, Manner, Op, PROTOCOL, Room, What};
 use super::server::Shared;
 use crate::bundle::{self, Bundle, BundleError};
-use crate::reach::ReachError;
+use crate::ends::EndsAt;
+use crate::reach::{Given, Now, ReachError};
 
 /// How long `info` waits for the EMTs, all together.
 const REPORT_LIMIT: Duration = Duration::from_secs(1);
@@ -84,27 +85,34 @@ fn ged(shared: &Shared) -> Result<&Ged, Failed> {
 }
 
 fn attach(shared: &Shared, what: &Attach) -> Result<Value, Failed> {
-    let Attach {
-        device,
-        path,
-        access,
-        room,
-    } = what;
-    let image = (path.as_path(), *access);
-    let changed = match room {
-        Room::Empty => shared.reach.attach(&shared.vm, device, image),
-        Room::Replaced => shared.reach.replace(&shared.vm, device, image),
+    let Attach { device, what, room } = what;
+    let what = match what {
+        What::Path(path, access) => Given::Path(path, *access),
+        What::Socket(path) => Given::Socket(path),
     };
-    let changed = changed.map_err(|e| unreached(&e))?;
-    let sectors = changed.image.map_or(0, |image| image.sectors);
-    Ok(json!({ "device": device, "path": path, "sectors": sectors }))
+    let changed = match room {
+        Room::Empty => shared.reach.attach(&shared.vm, device, what),
+        Room::Replaced => shared.reach.replace(&shared.vm, device, what),
+    };
+    Ok(match changed.map_err(|e| unreached(&e))?.now {
+        Now::Image(image) => json!({
+            "device": device,
+            "path": image.as_ref().map(|image| &image.path),
+            "sectors": image.as_ref().map_or(0, |image| image.sectors),
+        }),
+        Now::Ends(Some(EndsAt::Socket(path))) => json!({ "device": device, "socket": path }),
+        Now::Ends(Some(EndsAt::Path(path))) => json!({ "device": device, "path": path }),
+        Now::Ends(None) => json!({ "device": device }),
+    })
 }
 
 fn unreached(error: &ReachError) -> Failed {
     match error {
         ReachError::Vm(error) => failed(error),
         ReachError::Here { .. } => Failed::new(Kind::Refused, error.to_string()),
-        ReachError::Image(error) => Failed::new(Kind::Failed, error.to_string()),
+        ReachError::Image(_) | ReachError::Ends { .. } => {
+            Failed::new(Kind::Failed, error.to_string())
+        }
     }
 }
 

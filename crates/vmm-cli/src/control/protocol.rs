@@ -68,21 +68,29 @@ pub(super) enum Op {
     Version,
 }
 
-/// An image, and where it is to go.
+/// What is to be attached, and to what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attach {
     pub(super) device: String,
-    pub(super) path: PathBuf,
-    pub(super) access: DiskAccess,
+    pub(super) what: What,
     pub(super) room: Room,
 }
 
-/// Where there has to be room for an image.
+/// What can be attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum What {
+    /// An image, or a file or terminal device for a console.
+    Path(PathBuf, DiskAccess),
+    /// A program that listens there.
+    Socket(PathBuf),
+}
+
+/// Where there has to be room for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Room {
-    /// The device has none.
+    /// The device has nothing.
     Empty,
-    /// The image takes the place of the one that the device has.
+    /// It takes the place of what the device has.
     Replaced,
 }
 
@@ -246,14 +254,21 @@ fn take_device(members: &mut Map<String, Value>) -> Result<String, String> {
         .ok_or_else(|| "\"device\" must be there, such as \"disk0\"".to_owned())
 }
 
+fn take_what(members: &mut Map<String, Value>) -> Result<What, String> {
+    if members.contains_key("socket") {
+        return Ok(What::Socket(take_path(members, "socket")?));
+    }
+    let access = match take_flag(members, "read_only")? {
+        true => DiskAccess::ReadOnly,
+        false => DiskAccess::ReadWrite,
+    };
+    Ok(What::Path(take_path(members, "path")?, access))
+}
+
 fn take_attach(members: &mut Map<String, Value>) -> Result<Attach, String> {
     Ok(Attach {
         device: take_device(members)?,
-        path: take_path(members, "path")?,
-        access: match take_flag(members, "read_only")? {
-            true => DiskAccess::ReadOnly,
-            false => DiskAccess::ReadWrite,
-        },
+        what: take_what(members)?,
         room: match take_flag(members, "replace")? {
             true => Room::Replaced,
             false => Room::Empty,
@@ -500,6 +515,18 @@ mod tests {
                 r#"{"id":7,"op":"attach","device":"d","path":"/e","replace":1}"#,
                 "true or false",
             ),
+            (
+                r#"{"id":7,"op":"attach","device":"d","socket":"s"}"#,
+                "from /",
+            ),
+            (
+                r#"{"id":7,"op":"attach","device":"d","socket":"/s","path":"/p"}"#,
+                "path",
+            ),
+            (
+                r#"{"id":7,"op":"attach","device":"d","socket":"/s","read_only":true}"#,
+                "read_only",
+            ),
             (r#"{"id":7,"op":"poweroff","graceful":1}"#, "graceful"),
             (
                 r#"{"id":7,"op":"wait","until":["OFF"],"limit_ms":-1}"#,
@@ -553,15 +580,21 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_writable_and_for_an_empty_drive_unless_said_otherwise() {
+    fn an_image_is_writable_and_what_is_attached_for_an_empty_place_unless_said_otherwise() {
         let attach = |access, room| {
             Op::Attach(Attach {
                 device: "disk1".into(),
-                path: "/a,ro".into(),
-                access,
+                what: What::Path("/a,ro".into(), access),
                 room,
             })
         };
+        let socket = Op::Attach(Attach {
+            device: "com1".into(),
+            what: What::Socket("/s".into()),
+            room: Room::Empty,
+        });
+        let request = r#"{"op":"attach","device":"com1","socket":"/s"}"#;
+        assert_eq!(op(request), socket);
         let request = r#"{"op":"attach","device":"disk1","path":"/a,ro"}"#;
         assert_eq!(op(request), attach(DiskAccess::ReadWrite, Room::Empty));
         let request = request.replace('}', r#","read_only":true,"replace":true}"#);

@@ -186,7 +186,7 @@ fn lock_directory(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// What the host said; `AGAIN` if nobody took the connection in time.
-pub(super) fn dial(path: &Path) -> Result<UnixStream, Errno> {
+pub(crate) fn dial(path: &Path) -> Result<UnixStream, Errno> {
     connect_to(path, SocketFlags::empty()).map(UnixStream::from)
 }
 

@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Barrier};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use vm_core::{Parts, Vm, VmSpec};
 use vm_cpu::script::{Script, ScriptEngine};
-use vm_devices::{DiskAccess, DiskImage, Ged, GuestRam, Virtio};
+use vm_devices::{DiskAccess, DiskImage, Ends, Ged, GuestRam, Serial, SerialSpec, Virtio};
 use vm_pdm::{
     Action, Device, Devices, Effect, IoCtx, IoHandler, IrqChip, IrqLine, Level, Places,
     RuntimeError,
@@ -53,6 +53,16 @@ fn drives(dir: &Path) -> Places<DiskImage> {
     Places::new(&devices, vec![disk])
 }
 
+/// `com1` without ends.
+fn port() -> Places<Ends> {
+    let irq = IrqLine::new(Arc::new(Nowhere), 4);
+    let serial = Serial::new(SerialSpec::default(), irq, None).unwrap();
+    serial.power_on().unwrap();
+    let mut devices = Devices::new();
+    devices.add(serial.clone()).unwrap();
+    Places::new(&devices, vec![serial])
+}
+
 /// A VM that runs, and its control socket.
 struct Stand {
     vm: Vm,
@@ -81,6 +91,7 @@ impl Stand {
         reach.ged.set(Arc::clone(&ged)).unwrap();
         let drives = drives(dir.path());
         reach.drives.set(drives).unwrap();
+        reach.ends.set(port()).unwrap();
         let server = Server::start(
             Bound::new(&path).unwrap(),
             &vm,
@@ -728,6 +739,93 @@ fn an_image_comes_and_goes_and_who_streams_events_is_told_as_documented() {
     );
     own = watcher.line().unwrap();
     assert_eq!((&own["id"], &own["ok"]), (&json!(3), &json!(true)));
+    stand.unhurt();
+}
+
+#[test]
+fn ends_come_and_go_and_who_streams_events_is_told_as_documented() {
+    let stand = Stand::new();
+    let dir = stand.path.parent().unwrap();
+    let (log, socket) = (dir.join("log"), dir.join("peer"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut watcher = stand.peer();
+    assert_eq!(watcher.state("events"), "RUNNING");
+    let mut peer = stand.peer();
+    let attach = |path: Value, socket: Value| {
+        let mut request = json!({"id": 1, "op": "attach", "device": "com1", "replace": true});
+        let members = [("path", path), ("socket", socket)];
+        for (name, value) in members.into_iter().filter(|(_, v)| !v.is_null()) {
+            request[name] = value;
+        }
+        request
+    };
+    let reply = peer.ask(&attach(json!(log), json!(null)));
+    assert_eq!(
+        reply,
+        json!({"id": 1, "ok": true, "device": "com1", "path": log})
+    );
+    let told = watcher.line().unwrap();
+    let came = json!({"event": "backend", "device": "com1", "path": log, "socket": null});
+    assert_eq!(told, came);
+    let reply = peer.ask(&attach(json!(null), json!(socket)));
+    assert_eq!(
+        reply,
+        json!({"id": 1, "ok": true, "device": "com1", "socket": socket})
+    );
+    let told = watcher.line().unwrap();
+    let came = json!({"event": "backend", "device": "com1", "path": null, "socket": socket});
+    assert_eq!(told, came);
+    let (mut theirs, _) = listener.accept().unwrap();
+    let reply = peer.ask(&json!({"id": 2, "op": "detach", "device": "com1"}));
+    assert_eq!(reply, json!({"id": 2, "ok": true, "device": "com1"}));
+    let gone = json!({"event": "backend", "device": "com1", "path": null, "socket": null});
+    assert_eq!(watcher.line().unwrap(), gone);
+    // The VM lets go of the connection.
+    assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+    stand.unhurt();
+}
+
+#[test]
+fn sd_p04_ends_that_cannot_come_or_go_are_answered_with_why_and_told_nobody() {
+    let stand = Stand::new();
+    let dir = stand.path.parent().unwrap();
+    let mut peer = stand.peer();
+    let mut refused = |request: Value, kind: &str, words: &[&str]| {
+        let reply = peer.ask(&request);
+        assert_eq!(reply["error"]["kind"], kind, "{reply}");
+        let message = reply["error"]["message"].as_str().unwrap();
+        for word in words {
+            assert!(message.contains(word), "no {word:?} in {message}");
+        }
+    };
+    let detach = |device| json!({"op": "detach", "device": device});
+    let socket = |device, file| json!({"op": "attach", "device": device, "socket": dir.join(file)});
+    refused(detach("com1"), "refused", &["com1", "nothing attached"]);
+    refused(detach("com2"), "usage", &["com2", "com1, disk0"]);
+    refused(
+        socket("disk0", "s"),
+        "refused",
+        &["disk0", "attached already"],
+    );
+    let mut replace = socket("disk0", "s");
+    replace["replace"] = json!(true);
+    refused(replace, "refused", &["disk0", "unix:", "/s", "an image"]);
+    let none = socket("com1", "none");
+    refused(none, "failed", &["com1", "unix:", "/none", "listens"]);
+    let mut file = json!({"op": "attach", "device": "com1", "path": dir});
+    refused(file.clone(), "failed", &["com1", "give a file"]);
+    file["path"] = json!(dir.join("log"));
+    file["read_only"] = json!(true);
+    refused(file.clone(), "refused", &["com1", "/log", "read-only"]);
+    assert!(!dir.join("log").exists());
+    file["read_only"] = json!(false);
+    assert_eq!(peer.ask(&file)["ok"], true);
+    let mut refused = |request: Value, words: &[&str]| {
+        let message = peer.ask(&request)["error"]["message"].to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    };
+    // Before anything is connected to.
+    refused(socket("com1", "none"), &["com1", "/log", "replace"]);
     stand.unhurt();
 }
 
