@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 #
 # PID 1 of the guests that xtask boots. The kernel hands `guest=WORD` of its command line on as an
-# environment variable: once, memory, echo, console, disk, disk-full, disk-reboot, disk-sync,
+# environment variable: once, memory, echo, console, console-echo, disk, disk-full, disk-reboot, disk-sync,
 # disk-attach, disk-bulk (with mib=N), disk-rate, ext4, clock, button, cpus, busy, reboot, idle, or (none) a shell.
 
 bb=/bin/busybox
@@ -49,6 +49,18 @@ console)
     seq 1 100000 >/tmp/lines
     cat /tmp/lines
     echo "vmm: guest said it all"
+    ;;
+console-echo)
+    load_modules
+    exec 3<>/dev/hvc0
+    stty raw -echo <&3
+    echo "guest is here" >&3
+    echo "vmm: guest waits for lines"
+    line=
+    while [ "$line" != end ] && read -r line <&3; do
+        echo "guest heard $line" >&3
+        echo "vmm: guest read [$line]"
+    done
     ;;
 disk)
     load_modules

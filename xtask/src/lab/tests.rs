@@ -59,6 +59,7 @@ pub(crate) fn all(test_programs: &[String], lab_memory_mib: u32) -> Vec<Check> {
         checks.push(disks::carries(guest));
         checks.push(disks::full_host(guest));
         checks.push(attach::images(guest));
+        checks.push(attach::ends(guest));
         checks.push(as_is(guest));
         checks.push(two_cpus(guest));
         checks.push(reset(guest));
