@@ -1,7 +1,7 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Power cycles and destruction leave no thread and no descriptor. One test in a process of its own,
+//! Power cycles, changes and destruction leave no thread and no descriptor. One test in a process of its own,
 //! because it counts the process's.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vm_devices::{Ends, Serial, SerialSpec};
-use vm_pdm::{Device, IrqChip, IrqLine, Level};
+use vm_pdm::{Change, Device, IrqChip, IrqLine, Level, Place};
 
 struct Nowhere;
 
@@ -23,7 +23,7 @@ fn entries(directory: &str) -> usize {
 }
 
 #[test]
-fn power_cycles_leave_no_thread_and_no_descriptor() {
+fn power_cycles_and_other_ends_leave_no_thread_and_no_descriptor() {
     let count = || (entries("/proc/self/task"), entries("/proc/self/fd"));
     let before = count();
     for _ in 0..50 {
@@ -35,8 +35,14 @@ fn power_cycles_leave_no_thread_and_no_descriptor() {
         serial.power_on().unwrap();
         serial.power_off().unwrap();
         serial.power_on().unwrap();
+        let (other, typed) = pipe().unwrap();
+        let ends = Ends::new("b", Some(Box::new(other)), Box::new(std::io::sink()));
+        for change in [Change::Replace(ends), Change::Detach] {
+            let begun = serial.begin(change).unwrap();
+            serial.settle(begun, Duration::from_secs(60)).unwrap();
+        }
         drop(serial);
-        drop(writer);
+        drop((writer, typed));
     }
     // The kernel lets a joiner go on shortly before the thread leaves the process's list.
     let until = Instant::now() + Duration::from_secs(60);

@@ -8,7 +8,7 @@
 //! for it: only where it is watched can that be ended.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -89,7 +89,7 @@ impl<P: Port> MutEventSubscriber for Reader<P> {
         if events.fd() == self.shared.wake.as_raw_fd() {
             // Only its having been written counts.
             let _ = self.shared.wake.read();
-        } else {
+        } else if self.is_watched(events.fd()) {
             self.read(ops);
         }
         self.advance(ops);
@@ -97,6 +97,12 @@ impl<P: Port> MutEventSubscriber for Reader<P> {
 }
 
 impl<P: Port> Reader<P> {
+    /// What became readable may have been given back since.
+    fn is_watched(&self, fd: RawFd) -> bool {
+        let input = self.input.as_ref();
+        self.watch == Watch::On && input.is_some_and(|input| input.as_raw_fd() == fd)
+    }
+
     /// Reads as far as the guest wants input; watches, or waits to be wanted.
     fn advance(&mut self, ops: &mut EventOps<'_>) {
         loop {
@@ -136,7 +142,9 @@ impl<P: Port> Reader<P> {
                 Next::Wait
             }
         };
-        state.input_waits = next != Next::Read;
+        // Without input there is nothing to be woken for but a change, which says so itself.
+        let has_any = self.input.is_some() || !self.carry.is_empty();
+        state.input_waits = has_any && next != Next::Read;
         next
     }
 
@@ -212,4 +220,53 @@ impl<P: Port> Reader<P> {
 /// `EPERM` is what epoll says of a file that is always ready (epoll_ctl(2)).
 fn is_not_pollable(errno: i32) -> bool {
     io::Error::from_raw_os_error(errno).kind() == ErrorKind::PermissionDenied
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Stream;
+    use super::*;
+
+    /// A guest that takes everything at once.
+    struct Idle;
+
+    impl Port for Idle {
+        const LOG: &'static str = "test";
+
+        fn push(&mut self, bytes: &[u8]) -> usize {
+            bytes.len()
+        }
+        fn wants_input(&self) -> bool {
+            true
+        }
+        fn take(&mut self, _: &mut Vec<u8>, _: usize) {}
+        fn queued(&self) -> usize {
+            0
+        }
+        fn is_ripe(&self) -> bool {
+            false
+        }
+        fn hold(&mut self) {}
+        fn release(&mut self) {}
+        fn is_held(&self) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn without_input_no_access_of_a_guest_wakes_the_thread() {
+        let stream = Stream::new("com1", "serial", Duration::ZERO, Idle, None).expect("a wake");
+        let mut reader = Reader {
+            shared: Arc::clone(&stream.shared),
+            input: None,
+            watch: Watch::Off,
+            carry: Vec::new(),
+        };
+        assert_eq!(reader.next(), Next::Wait);
+        stream.with(|_| ());
+        let woken = stream.shared.wake.read();
+        assert!(woken.is_err(), "{woken:?}");
+    }
 }

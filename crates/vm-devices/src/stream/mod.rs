@@ -7,13 +7,13 @@
 //! | thread | does | waits on | ends |
 //! |---|---|---|---|
 //! | `io-NAME` | reads host input into the backlog | event-manager: input, wake event | power-off |
-//! | `io-NAME-out` | writes the outbox to the sink, which may block | outbox | power-off, when drained |
+//! | `io-NAME-out` | writes the outbox to the sink, which may block | outbox, a change | power-off, when drained |
 //!
-//! Both are owned and joined by [`Stream`]. Input and sink come and go: see [`ends`]. Everything the guest can see is in the [`Port`], under one
-//! lock, which is held while the interrupt line is set (so that its levels arrive in order; the
-//! controller's lock is the inner one) and never across a read or write of the host. Suspend sets a
-//! flag under that lock: when it returns, the threads change nothing until resume, whatever the host's
-//! ends do.
+//! Both are owned and joined by [`Stream`]; what they read and write comes and goes, see [`ends`].
+//! Everything the guest can see is in the [`Port`], under one lock, which is held while the interrupt
+//! line is set (so that its levels arrive in order; the controller's lock is the inner one) and never
+//! across a read or write of the host. Suspend sets a flag under that lock: when it returns, the
+//! threads change nothing until resume, whatever the host's ends do.
 
 mod ends;
 mod input;
