@@ -43,10 +43,15 @@ impl Rig {
     }
 
     fn off(ends: Option<Ends>) -> Self {
+        Self::with_limit(ends, LIMIT)
+    }
+
+    /// Powered off; a power-off waits so long.
+    fn with_limit(ends: Option<Ends>, drain_limit: Duration) -> Self {
         let edges = Arc::new(Edges::default());
         let irq = IrqLine::new(Arc::clone(&edges) as Arc<_>, Serial::COM1_GSI);
         let spec = SerialSpec {
-            drain_limit: SHORT,
+            drain_limit,
             ..SerialSpec::default()
         };
         let serial = Serial::new(spec, irq, ends).unwrap();
@@ -111,10 +116,11 @@ impl Rig {
         }
     }
 
-    /// Stuck in a write of `bytes` to `gate`.
+    /// Stuck in a write of `bytes` to `gate`, for which no power-off waits long.
     fn stuck(bytes: &[u8]) -> (Self, Gate) {
         let gate = Gate::default();
-        let rig = Self::new(Some(to(&gate)));
+        let rig = Self::with_limit(Some(to(&gate)), SHORT);
+        rig.serial.power_on().unwrap();
         rig.write(bytes);
         gate.wait_entered();
         (rig, gate)
@@ -464,6 +470,29 @@ fn a_reset_in_a_change_loses_neither_output_nor_the_change() {
 
 #[test]
 fn a_power_off_in_a_change_writes_all_to_whom_it_was_meant_for() {
+    let (old, new) = (Gate::default(), opened());
+    let (input, _typed) = pipe().unwrap();
+    let ends = Ends::new("mixed", Some(Box::new(input)), Box::new(old.clone()));
+    let rig = Rig::new(Some(ends));
+    rig.write(b"one\n");
+    old.wait_entered();
+    rig.write(b"two\n");
+    let begun = rig.serial.begin(Change::Replace(to(&new))).unwrap();
+    rig.write(b"three\n");
+    std::thread::scope(|scope| {
+        let off = scope.spawn(|| rig.serial.power_off());
+        old.open();
+        rig.settle(begun);
+        off.join().unwrap().unwrap();
+    });
+    assert_eq!(
+        (old.written(), new.written()),
+        (b"one\ntwo\n".into(), b"three\n".into())
+    );
+}
+
+#[test]
+fn what_a_power_off_in_a_change_gave_up_goes_to_what_is_there_at_the_next_power_on() {
     let (rig, old) = Rig::stuck(b"one\n");
     let new = opened();
     rig.write(b"two\n");
@@ -474,11 +503,13 @@ fn a_power_off_in_a_change_writes_all_to_whom_it_was_meant_for() {
     old.open();
     rig.settle(begun);
     rig.until("the end", |rig| rig.serial.power_off().is_ok());
-    // The rest was abandoned to the device, as without a change.
     rig.serial.power_on().unwrap();
-    rig.serial.power_off().unwrap();
-    let both = [old.written(), new.written()].concat();
-    assert_eq!(both, b"one\ntwo\nthree\n");
+    rig.until("the rest", |rig| rig.serial.queued() == 0);
+    rig.until("the end", |rig| rig.serial.power_off().is_ok());
+    assert_eq!(
+        [old.written(), new.written()].concat(),
+        b"one\ntwo\nthree\n"
+    );
 }
 
 #[test]
