@@ -21,7 +21,7 @@ use vm_devices::{Ends, IoApic, Serial, SerialInput, SerialSpec};
 use vm_pdm::info::Page;
 use vm_pdm::stats::{Pattern, Scope, Stats, Value};
 use vm_pdm::{
-    Begun, BusBuilder, Change, Device, Devices, IoCtx, IrqLine, MsiSink, Place, PlaceError, Places,
+    Begun, BusBuilder, Change, Device, Devices, IoCtx, IrqLine, MsiSink, PlaceError, Places,
     ResetKind,
 };
 
@@ -80,12 +80,12 @@ impl Rig {
     }
 
     fn change(&self, change: Change<Ends>) -> Result<(), PlaceError> {
-        let begun = self.serial.begin(change)?;
-        self.serial.settle(begun, LIMIT)
+        let begun = self.serial.ends().begin(change)?;
+        self.serial.ends().settle(begun, LIMIT)
     }
 
     fn settle(&self, begun: Begun) {
-        self.serial.settle(begun, LIMIT).unwrap();
+        self.serial.ends().settle(begun, LIMIT).unwrap();
     }
 
     fn page(&self) -> String {
@@ -166,9 +166,9 @@ fn output_that_waits_behind_a_stuck_write_is_written_to_the_old_end_before_a_rep
     let (rig, old) = Rig::stuck(b"one\n");
     let new = opened();
     rig.write(b"two\n");
-    let begun = rig.serial.begin(Change::Replace(to(&new))).unwrap();
+    let begun = rig.serial.ends().begin(Change::Replace(to(&new))).unwrap();
     rig.write(b"three\n");
-    assert_eq!(rig.serial.attached().as_deref(), Some("a gate"));
+    assert_eq!(rig.serial.ends().attached().as_deref(), Some("a gate"));
     old.open();
     rig.settle(begun);
     assert_eq!(old.written(), b"one\ntwo\n");
@@ -206,8 +206,8 @@ fn replaces_beside_a_guest_that_sends_lose_double_and_reorder_nothing() {
             let mut n = 0;
             while !done.load(Ordering::SeqCst) {
                 n += 1;
-                let begun = serial.begin(Change::Replace(note(n))).unwrap();
-                serial.settle(begun, LIMIT).unwrap();
+                let begun = serial.ends().begin(Change::Replace(note(n))).unwrap();
+                serial.ends().settle(begun, LIMIT).unwrap();
             }
             n
         });
@@ -229,11 +229,11 @@ fn a_stuck_output_is_late_by_name_and_all_is_as_before() {
     let new = opened();
     rig.write(b"two\n");
     for change in [Change::Replace(to(&new)), Change::Detach] {
-        let begun = rig.serial.begin(change).unwrap();
-        let late = rig.serial.settle(begun, SHORT).unwrap_err();
+        let begun = rig.serial.ends().begin(change).unwrap();
+        let late = rig.serial.ends().settle(begun, SHORT).unwrap_err();
         assert!(matches!(late, PlaceError::Late { .. }), "{late}");
         assert!(late.to_string().contains("com1"), "{late}");
-        assert_eq!(rig.serial.attached().as_deref(), Some("a gate"));
+        assert_eq!(rig.serial.ends().attached().as_deref(), Some("a gate"));
     }
     rig.write(b"three\n");
     old.open();
@@ -295,15 +295,15 @@ fn a_stuck_input_is_late_and_goes_on_when_it_can() {
     let ends = Ends::new("blocked", Some(blocked), Box::new(std::io::sink()));
     let rig = Rig::new(Some(ends));
     has_entered.recv_timeout(LIMIT).unwrap();
-    let begun = rig.serial.begin(Change::Detach).unwrap();
-    let late = rig.serial.settle(begun, SHORT).unwrap_err();
+    let begun = rig.serial.ends().begin(Change::Detach).unwrap();
+    let late = rig.serial.ends().settle(begun, SHORT).unwrap_err();
     assert!(matches!(late, PlaceError::Late { .. }), "{late}");
     let_go.send(()).unwrap();
     has_entered.recv_timeout(LIMIT).unwrap();
-    let begun = rig.serial.begin(Change::Detach).unwrap();
+    let begun = rig.serial.ends().begin(Change::Detach).unwrap();
     let_go.send(()).unwrap();
     rig.settle(begun);
-    assert_eq!(rig.serial.attached(), None);
+    assert_eq!(rig.serial.ends().attached(), None);
 }
 
 #[test]
@@ -315,8 +315,8 @@ fn input_is_read_again_after_a_change_that_was_late() {
     rig.write(b"stuck\n");
     gate.wait_entered();
     for round in 1..20 {
-        let begun = rig.serial.begin(Change::Detach).unwrap();
-        rig.serial.settle(begun, Duration::ZERO).unwrap_err();
+        let begun = rig.serial.ends().begin(Change::Detach).unwrap();
+        rig.serial.ends().settle(begun, Duration::ZERO).unwrap_err();
         typed.write_all(b"x").unwrap();
         rig.receive(round);
     }
@@ -333,7 +333,7 @@ fn a_detached_port_takes_output_discards_and_counts_it_and_has_no_input() {
     screen.read_to_end(&mut seen).unwrap();
     assert_eq!(seen, b"seen\n", "and it is closed");
     assert!(typed.write_all(b"x").is_err());
-    assert_eq!(rig.serial.attached(), None);
+    assert_eq!(rig.serial.ends().attached(), None);
     assert!(
         rig.page().ends_with("attached: nothing\n"),
         "{}",
@@ -381,7 +381,7 @@ fn sd_p04_ends_that_are_there_already_missing_or_in_a_change_are_refused_by_name
     let mut devices = Devices::new();
     devices.add(rig.serial.clone()).unwrap();
     devices.add(IoApic::new(Arc::new(Nowhere))).unwrap();
-    let places: Places<Ends> = Places::new(&devices, vec![rig.serial.clone()]);
+    let places: Places<Ends> = Places::new(&devices, vec![rig.serial.ends()]);
     let missing = places.get("com2").err().unwrap();
     assert!(missing.to_string().ends_with("attached to: com1"));
     let fixed = places.get("ioapic").err().unwrap();
@@ -438,7 +438,7 @@ fn a_change_waits_for_a_write_and_not_for_a_resume() {
     let (rig, old) = Rig::stuck(b"one\n");
     let new = opened();
     rig.write(b"two\n");
-    let begun = rig.serial.begin(Change::Replace(to(&new))).unwrap();
+    let begun = rig.serial.ends().begin(Change::Replace(to(&new))).unwrap();
     rig.serial.suspend().unwrap();
     old.open();
     rig.settle(begun);
@@ -453,7 +453,7 @@ fn a_reset_in_a_change_loses_neither_output_nor_the_change() {
     let (rig, old) = Rig::stuck(b"one\n");
     let new = opened();
     rig.write(b"two\n");
-    let begun = rig.serial.begin(Change::Replace(to(&new))).unwrap();
+    let begun = rig.serial.ends().begin(Change::Replace(to(&new))).unwrap();
     rig.serial.reset(ResetKind::Hard).unwrap();
     rig.write(b"three\n");
     rig.serial.reset(ResetKind::Soft).unwrap();
@@ -465,7 +465,7 @@ fn a_reset_in_a_change_loses_neither_output_nor_the_change() {
         (b"one\ntwo\n".into(), b"three\n".into())
     );
     rig.serial.reset(ResetKind::Hard).unwrap();
-    assert_eq!(rig.serial.attached().as_deref(), Some("a gate"));
+    assert_eq!(rig.serial.ends().attached().as_deref(), Some("a gate"));
 }
 
 #[test]
@@ -477,7 +477,7 @@ fn a_power_off_in_a_change_writes_all_to_whom_it_was_meant_for() {
     rig.write(b"one\n");
     old.wait_entered();
     rig.write(b"two\n");
-    let begun = rig.serial.begin(Change::Replace(to(&new))).unwrap();
+    let begun = rig.serial.ends().begin(Change::Replace(to(&new))).unwrap();
     rig.write(b"three\n");
     std::thread::scope(|scope| {
         let off = scope.spawn(|| rig.serial.power_off());
@@ -496,7 +496,7 @@ fn what_a_power_off_in_a_change_gave_up_goes_to_what_is_there_at_the_next_power_
     let (rig, old) = Rig::stuck(b"one\n");
     let new = opened();
     rig.write(b"two\n");
-    let begun = rig.serial.begin(Change::Replace(to(&new))).unwrap();
+    let begun = rig.serial.ends().begin(Change::Replace(to(&new))).unwrap();
     rig.write(b"three\n");
     let stuck = rig.serial.power_off().unwrap_err();
     assert!(stuck.to_string().contains("io-serial-out"), "{stuck}");
@@ -516,8 +516,8 @@ fn what_a_power_off_in_a_change_gave_up_goes_to_what_is_there_at_the_next_power_
 fn a_change_of_a_port_that_was_powered_off_in_a_stuck_write_is_late() {
     let (rig, old) = Rig::stuck(b"one\n");
     rig.serial.power_off().unwrap_err();
-    let begun = rig.serial.begin(Change::Detach).unwrap();
-    rig.serial.settle(begun, SHORT).unwrap_err();
+    let begun = rig.serial.ends().begin(Change::Detach).unwrap();
+    rig.serial.ends().settle(begun, SHORT).unwrap_err();
     old.open();
     rig.until("the end", |rig| rig.serial.power_off().is_ok());
     rig.change(Change::Detach).unwrap();
@@ -642,8 +642,8 @@ fn changes_beside_walks_resets_a_guest_and_other_changes_leave_a_port_that_works
     const ROUNDS: usize = 300;
     fn change(serial: &Serial, change: Change<Ends>, limit: Duration) {
         // Refusals and late ones are part of it.
-        if let Ok(begun) = serial.begin(change) {
-            let _ = serial.settle(begun, limit);
+        if let Ok(begun) = serial.ends().begin(change) {
+            let _ = serial.ends().settle(begun, limit);
         }
     }
     let deeds: [Deed; 5] = [

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vm_devices::{Ends, Serial, SerialSpec};
-use vm_pdm::{Change, Device, IrqChip, IrqLine, Level, Place};
+use vm_pdm::{Change, Device, IrqChip, IrqLine, Level};
 
 struct Nowhere;
 
@@ -38,8 +38,11 @@ fn power_cycles_and_other_ends_leave_no_thread_and_no_descriptor() {
         let (other, typed) = pipe().unwrap();
         let ends = Ends::new("b", Some(Box::new(other)), Box::new(std::io::sink()));
         for change in [Change::Replace(ends), Change::Detach] {
-            let begun = serial.begin(change).unwrap();
-            serial.settle(begun, Duration::from_secs(60)).unwrap();
+            let begun = serial.ends().begin(change).unwrap();
+            serial
+                .ends()
+                .settle(begun, Duration::from_secs(60))
+                .unwrap();
         }
         drop(serial);
         drop((writer, typed));

@@ -91,10 +91,10 @@ fn build(cx: BoardCx<'_>, host: Peripherals, platform: &Platform) -> Result<Buil
     let irq = IrqLine::new(ioapic.clone(), platform.com1_irq);
     let serial = Serial::new(SerialSpec::default(), irq, Some(host.serial.into()))?;
     serial.attach(&mut bus)?;
-    devices.add(Arc::clone(&serial) as _)?;
+    let mut ends = vec![serial.ends()];
+    devices.add(serial)?;
     let (drives, console) = virtio(cx, &ioapic, host.virtio, platform, (&mut bus, &mut devices))?;
     let _ = host.reach.drives.set(Places::new(&devices, drives));
-    let mut ends: Vec<Arc<dyn Place<Ends>>> = vec![serial];
     ends.extend(console);
     let _ = host.reach.ends.set(Places::new(&devices, ends));
 
@@ -147,8 +147,9 @@ fn virtio(
         let spec = ConsoleSpec::new("console0", address);
         let console = VirtioConsole::new(spec, irq, cx.ram.clone(), Some(ends.into()))?;
         console.attach(bus)?;
-        devices.add(Arc::clone(&console) as _)?;
-        return Ok((drives, Some(console)));
+        let ends = console.ends();
+        devices.add(console)?;
+        return Ok((drives, Some(ends)));
     }
     Ok((drives, None))
 }

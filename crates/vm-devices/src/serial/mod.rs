@@ -15,8 +15,7 @@ use std::time::Duration;
 use vm_pdm::info::Page;
 use vm_pdm::stats::{Scope, StatError};
 use vm_pdm::{
-    Begun, BusBuilder, BusError, Change, Device, DeviceError, IoCtx, IoHandler, IrqLine, Place,
-    PlaceError, ResetKind,
+    BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, Place, ResetKind,
 };
 
 use crate::bytes::{self, ByteRegisters};
@@ -55,7 +54,7 @@ impl Default for SerialSpec {
 /// it waits, its EMT does not. Bytes written by a guest that does not look are dropped and counted.
 pub struct Serial {
     spec: SerialSpec,
-    stream: Stream<Uart>,
+    stream: Arc<Stream<Uart>>,
 }
 
 impl Debug for Serial {
@@ -84,6 +83,7 @@ impl Serial {
     ) -> Result<Arc<Self>, DeviceError> {
         let uart = Uart::new(irq, spec.output_bytes);
         let stream = Stream::new(&spec.name, "serial", spec.drain_limit, uart, ends)?;
+        let stream = Arc::new(stream);
         Ok(Arc::new(Self { spec, stream }))
     }
 
@@ -101,6 +101,11 @@ impl Serial {
     /// Bytes of output that were dropped because the guest wrote without looking.
     pub fn lost(&self) -> u64 {
         self.stream.with(|uart| uart.lost())
+    }
+
+    /// Where the host's ends of it come and go, see [`Ends`].
+    pub fn ends(&self) -> Arc<dyn Place<Ends>> {
+        Arc::clone(&self.stream) as _
     }
 
     /// Bytes of output that wait for the sink: never more than the spec's, and at least 256.
@@ -149,30 +154,6 @@ impl Device for Serial {
     /// Writes what is left of the output, at most for the drain limit, and ends both threads.
     fn power_off(&self) -> Result<(), DeviceError> {
         self.stream.power_off()
-    }
-}
-
-/// The host's ends of it come and go while the VM is there, and its guest sees nothing of that. Without
-/// any, output is discarded and counted and no input comes.
-///
-/// Output that the guest sent before a change was begun goes to the ends that go, later output to
-/// those that come, in order and once; while the VM is suspended output is in the device, and goes to
-/// what is attached at the resume. Ends that are stuck in a read or write stay after the limit.
-impl Place<Ends> for Serial {
-    fn device(&self) -> &str {
-        self.stream.device()
-    }
-
-    fn attached(&self) -> Option<String> {
-        self.stream.attached()
-    }
-
-    fn begin(&self, change: Change<Ends>) -> Result<Begun, PlaceError> {
-        self.stream.begin(change)
-    }
-
-    fn settle(&self, begun: Begun, limit: Duration) -> Result<(), PlaceError> {
-        self.stream.settle(begun, limit)
     }
 }
 

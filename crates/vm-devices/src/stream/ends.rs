@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use vm_pdm::info::Page;
 use vm_pdm::stats::{Counter, Scope, StatError, Unit};
-use vm_pdm::{Begun, Change, PlaceError};
+use vm_pdm::{Begun, Change, Place, PlaceError};
 
 use super::{Input, OUTPUT, Port, SerialInput, Shared, Sink, State, Stream};
 
@@ -35,6 +35,12 @@ use super::{Input, OUTPUT, Port, SerialInput, Shared, Sink, State, Stream};
 /// person knows them as, which is how they are shown.
 ///
 /// Reads and writes are made on the device's own threads, and may block.
+///
+/// They come and go while the VM is there, and its guest sees nothing of that. Without any, output is
+/// discarded and counted and no input comes. Output that the guest sent before a change was begun goes
+/// to the ends that go, later output to those that come, in order and once; while the VM is suspended
+/// output is in the device, and goes to what is attached at the resume. Ends that are stuck in a read
+/// or write stay after the limit.
 pub struct Ends {
     name: String,
     input: Option<Input>,
@@ -242,17 +248,16 @@ impl<P: Port> Shared<P> {
     }
 }
 
-/// What [`vm_pdm::Place`] asks of a device.
-impl<P: Port> Stream<P> {
-    pub(crate) fn device(&self) -> &str {
+impl<P: Port> Place<Ends> for Stream<P> {
+    fn device(&self) -> &str {
         &self.shared.device
     }
 
-    pub(crate) fn attached(&self) -> Option<String> {
+    fn attached(&self) -> Option<String> {
         self.shared.lock().ends.name.clone()
     }
 
-    pub(crate) fn begin(&self, change: Change<Ends>) -> Result<Begun, PlaceError> {
+    fn begin(&self, change: Change<Ends>) -> Result<Begun, PlaceError> {
         let mut state = self.shared.lock();
         let device = || self.device().to_owned();
         if state.change.is_some() {
@@ -280,7 +285,7 @@ impl<P: Port> Stream<P> {
         Ok(begun)
     }
 
-    pub(crate) fn settle(&self, begun: Begun, limit: Duration) -> Result<(), PlaceError> {
+    fn settle(&self, begun: Begun, limit: Duration) -> Result<(), PlaceError> {
         let waits = |state: &mut State<P>| state.begun == begun.0 && state.ahead().is_some();
         let (mut state, _) = self
             .shared
@@ -307,7 +312,9 @@ impl<P: Port> Stream<P> {
             None => Ok(()),
         }
     }
+}
 
+impl<P: Port> Stream<P> {
     /// Writes what is attached and how it fares.
     pub(crate) fn describe(&self, page: &mut Page) -> fmt::Result {
         self.shared.lock().ends.describe(page)

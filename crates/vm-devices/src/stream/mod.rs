@@ -243,7 +243,7 @@ impl<P: Port> Stream<P> {
 
     fn error(&self, what: String) -> DeviceError {
         DeviceError {
-            device: self.device().to_owned(),
+            device: self.shared.device.clone(),
             what,
         }
     }

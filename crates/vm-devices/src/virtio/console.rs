@@ -20,8 +20,7 @@ use std::time::Duration;
 use vm_pdm::info::Page;
 use vm_pdm::stats::{Scope, StatError};
 use vm_pdm::{
-    Begun, BusBuilder, BusError, Change, Device, DeviceError, IoCtx, IoHandler, IrqLine, Place,
-    PlaceError, ResetKind,
+    BusBuilder, BusError, Device, DeviceError, IoCtx, IoHandler, IrqLine, Place, ResetKind,
 };
 
 use super::Virtio;
@@ -72,7 +71,7 @@ impl ConsoleSpec {
 /// The guest has to be told where it is; nothing is found by probing.
 pub struct VirtioConsole {
     spec: ConsoleSpec,
-    stream: Stream<Console>,
+    stream: Arc<Stream<Console>>,
 }
 
 impl Debug for VirtioConsole {
@@ -107,6 +106,7 @@ impl VirtioConsole {
         };
         let name = &spec.name;
         let stream = Stream::new(name, name, spec.drain_limit, port, ends)?;
+        let stream = Arc::new(stream);
         Ok(Arc::new(Self { spec, stream }))
     }
 
@@ -119,6 +119,11 @@ impl VirtioConsole {
         let last = first.saturating_add(Virtio::WINDOW - 1);
         bus.mmio(&self.spec.name, first..=last, Arc::clone(self) as _)?;
         Ok(())
+    }
+
+    /// Where the host's ends of it come and go, see [`Ends`].
+    pub fn ends(&self) -> Arc<dyn Place<Ends>> {
+        Arc::clone(&self.stream) as _
     }
 
     /// Bytes of output that wait for the sink: never more than the spec's, and at least 256.
@@ -373,30 +378,6 @@ impl Device for VirtioConsole {
     /// Writes what is left of the output, at most for the drain limit, and ends both threads.
     fn power_off(&self) -> Result<(), DeviceError> {
         self.stream.power_off()
-    }
-}
-
-/// The host's ends of it come and go while the VM is there, and its guest sees nothing of that. Without
-/// any, output is discarded and counted and no input comes.
-///
-/// Output that the guest sent before a change was begun goes to the ends that go, later output to
-/// those that come, in order and once; while the VM is suspended output is in the device, and goes to
-/// what is attached at the resume. Ends that are stuck in a read or write stay after the limit.
-impl Place<Ends> for VirtioConsole {
-    fn device(&self) -> &str {
-        self.stream.device()
-    }
-
-    fn attached(&self) -> Option<String> {
-        self.stream.attached()
-    }
-
-    fn begin(&self, change: Change<Ends>) -> Result<Begun, PlaceError> {
-        self.stream.begin(change)
-    }
-
-    fn settle(&self, begun: Begun, limit: Duration) -> Result<(), PlaceError> {
-        self.stream.settle(begun, limit)
     }
 }
 

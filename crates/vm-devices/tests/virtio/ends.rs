@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use vm_devices::Ends;
 use vm_pdm::info::Page;
-use vm_pdm::{Change, Device, Place, PlaceError};
+use vm_pdm::{Change, Device, PlaceError};
 
 use crate::console::{Guest, LIMIT, noise};
 
@@ -22,8 +22,8 @@ fn pipes() -> (Ends, PipeWriter, PipeReader) {
 }
 
 fn change(guest: &Guest, change: Change<Ends>) -> Result<(), PlaceError> {
-    let begun = guest.console.begin(change)?;
-    guest.console.settle(begun, LIMIT)
+    let begun = guest.console.ends().begin(change)?;
+    guest.console.ends().settle(begun, LIMIT)
 }
 
 fn page(guest: &Guest) -> String {
@@ -64,7 +64,7 @@ fn a_detached_console_gives_every_buffer_of_output_back() {
     guest.console.power_off().unwrap();
     assert_eq!(guest.console.queued(), 0);
     assert!(page(&guest).ends_with("attached: nothing\n"));
-    assert_eq!(guest.console.attached(), None);
+    assert_eq!(guest.console.ends().attached(), None);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn sd_p12_a_console_changed_while_suspended_moves_nothing_until_the_resume() {
     let mut seen = Vec::new();
     guest.screen.read_to_end(&mut seen).unwrap();
     assert_eq!(seen, b"", "it is closed, and had nothing");
-    assert_eq!(guest.console.attached().as_deref(), Some("others"));
+    assert_eq!(guest.console.ends().attached().as_deref(), Some("others"));
     guest.console.resume().unwrap();
     let mut seen = [0; 6];
     screen.read_exact(&mut seen).unwrap();
@@ -98,8 +98,11 @@ fn a_stalled_reader_can_be_waited_for_and_not_be_replaced() {
             guest.interrupt();
         }
     }
-    let begun = guest.console.begin(Change::Detach).unwrap();
-    let late = guest.console.settle(begun, std::time::Duration::ZERO);
+    let begun = guest.console.ends().begin(Change::Detach).unwrap();
+    let late = guest
+        .console
+        .ends()
+        .settle(begun, std::time::Duration::ZERO);
     let late = late.unwrap_err();
     assert!(matches!(late, PlaceError::Late { .. }), "{late}");
     // Whoever reads gets all of what the console had taken, and its end.
@@ -110,8 +113,8 @@ fn a_stalled_reader_can_be_waited_for_and_not_be_replaced() {
             screen.read_to_end(&mut seen).unwrap();
             seen
         });
-        let begun = console.begin(Change::Detach).unwrap();
-        console.settle(begun, LIMIT).unwrap();
+        let begun = console.ends().begin(Change::Detach).unwrap();
+        console.ends().settle(begun, LIMIT).unwrap();
         reader.join().unwrap()
     });
     assert_eq!(seen, expected[..seen.len()]);

@@ -59,8 +59,9 @@ fn port() -> Places<Ends> {
     let serial = Serial::new(SerialSpec::default(), irq, None).unwrap();
     serial.power_on().unwrap();
     let mut devices = Devices::new();
-    devices.add(serial.clone()).unwrap();
-    Places::new(&devices, vec![serial])
+    let ends = serial.ends();
+    devices.add(serial).unwrap();
+    Places::new(&devices, vec![ends])
 }
 
 /// A VM that runs, and its control socket.

@@ -88,12 +88,7 @@ pub(super) fn ends(guest: Kernel) -> Check {
          done
          terminal=$(cat terminal)
          shown() {
-             for step in $(seq 1 600); do
-                 grep -aq \"$1\" screen && return 0
-                 sleep 0.1
-             done
-             echo \"never: $1\"
-             return 1
+             wait_for grep -aq \"$1\" screen
          }";
     let steps = "told 'guest waits for lines'
          ./vmm ctl vm.sock attach console0 $terminal --replace
