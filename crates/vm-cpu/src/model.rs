@@ -4,7 +4,7 @@
 //! Which CPU a guest sees: what the host offers, or a baseline that is the same on every host.
 //!
 //! The baselines are the micro-architecture levels of the x86-64 psABI (System V ABI, AMD64
-//! supplement 1.0, table 3.1); the table of [features](crate::features) says which bits those are. A
+//! supplement 1.0, table 3.1); the table of [`Features`] says which bits those are. A
 //! level holds everything that the levels below it do.
 
 use std::fmt;
