@@ -91,15 +91,24 @@ struct Shared {
     acknowledged: Reply,
 }
 
+#[derive(Default, PartialEq)]
+enum Overtaking {
+    #[default]
+    No,
+    /// A meeting is half sent out: one that begins now overtakes it.
+    Possible,
+    Done,
+}
+
 pub(crate) struct Field {
     shared: Arc<Shared>,
     /// Whether the VM is suspended; held by whoever changes that.
     suspended: Mutex<bool>,
     over: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// For [`Bug::MeetsInRequests`]: whether a meeting has begun, and how many have been sent out.
+    /// For [`Bug::MeetsInRequests`]: whether a meeting has begun, and whether another overtook it.
     met: AtomicBool,
-    posted: (Mutex<u32>, Condvar),
+    overtaking: (Mutex<Overtaking>, Condvar),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -229,7 +238,7 @@ impl Field {
             over: AtomicBool::new(false),
             threads: Mutex::new(threads),
             met: AtomicBool::new(false),
-            posted: (Mutex::new(0), Condvar::new()),
+            overtaking: Default::default(),
         }
     }
 
@@ -278,6 +287,7 @@ impl Field {
         let inside = Arc::new((Mutex::new(0), Condvar::new()));
         let count = self.shared.cpus.len();
         let deadline = Instant::now() + limit;
+        let overtakes = *lock(&self.overtaking.0) == Overtaking::Possible;
         let first = !self.met.swap(true, SeqCst);
         let join_in = |v: u32, cpu: &Cpu| {
             let (inside, op) = (inside.clone(), op.clone());
@@ -294,9 +304,11 @@ impl Field {
                 inbox.jobs.push_back((run, reply.clone()));
             });
             if first && v == 0 {
-                // The order that does it: the second meeting overtakes the first.
-                let both = |posted: &mut u32| (*posted > 0).then_some(());
-                let _alone = wait(&self.posted.1, lock(&self.posted.0), Some(deadline), both);
+                // The order that does it: a second meeting, begun now, overtakes the first.
+                let mut overtaking = lock(&self.overtaking.0);
+                *overtaking = Overtaking::Possible;
+                let done = |o: &mut Overtaking| (*o == Overtaking::Done).then_some(());
+                let _alone = wait(&self.overtaking.1, overtaking, Some(deadline), done);
             }
             reply
         };
@@ -304,8 +316,10 @@ impl Field {
             .zip(&self.shared.cpus)
             .map(|(v, cpu)| join_in(v, cpu))
             .collect();
-        *lock(&self.posted.0) += 1;
-        self.posted.1.notify_all();
+        if overtakes {
+            *lock(&self.overtaking.0) = Overtaking::Done;
+            self.overtaking.1.notify_all();
+        }
         let met = replies
             .iter()
             .all(|reply| reply.take(deadline + Duration::from_millis(100)) == Some(Some(1)));
