@@ -1,12 +1,11 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! The features of a CPU that have a name, and sets of them.
+//! The features of a CPU that have a name, sets of them, and the baselines that are made of them.
 //!
-//! Sources: Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E; for what KVM itself offers Linux,
+//! The baselines are the micro-architecture levels of the x86-64 psABI (System V ABI, AMD64 supplement
+//! 1.0, table 3.1); a level holds everything that the levels below it do. Sources of the bits: Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E; for what KVM itself offers Linux,
 //! `Documentation/virt/kvm/x86/cpuid.rst`.
-
-use crate::model::Baseline;
 
 /// A register of a CPUID leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +84,46 @@ impl Features {
     }
 }
 
+/// A level of the x86-64 psABI.
+///
+/// A guest sees the instructions of its level and no others, and of the features that only a kernel
+/// uses those in [`Baseline::system`], where the host has them. So it sees neither SMEP, SMAP nor
+/// speculation controls: a baseline gives them up for a CPU that is the same everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Baseline {
+    /// `x86-64-v1`: what every 64-bit processor has, up to SSE2.
+    V1,
+    /// `x86-64-v2`: up to SSE4.2 and POPCNT.
+    V2,
+    /// `x86-64-v3`: up to AVX2, BMI2 and FMA.
+    V3,
+}
+
+impl Baseline {
+    /// All, the smallest first.
+    pub const ALL: [Self; 3] = [Self::V1, Self::V2, Self::V3];
+
+    /// As the command line spells it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::V1 => "x86-64-v1",
+            Self::V2 => "x86-64-v2",
+            Self::V3 => "x86-64-v3",
+        }
+    }
+
+    /// What a host must have for this baseline, and all of the guest's instructions.
+    pub fn features(self) -> impl Iterator<Item = Feature> {
+        parts(move |part| matches!(part, Part::Of(level) if level <= self))
+    }
+
+    /// What a kernel sees beside [`Baseline::features`], where the host has it: how the processor
+    /// maps memory, what every machine gives to its vCPUs, and the topology.
+    pub fn system() -> impl Iterator<Item = Feature> {
+        parts(|part| part == Part::System)
+    }
+}
+
 /// Which baselines have a feature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
@@ -94,16 +133,6 @@ enum Part {
     System,
     /// None.
     Host,
-}
-
-/// The features that every guest of `baseline` has.
-pub(crate) fn of(baseline: Baseline) -> impl Iterator<Item = Feature> {
-    parts(move |part| matches!(part, Part::Of(level) if level <= baseline))
-}
-
-/// Those that it has where the host has them.
-pub(crate) fn system() -> impl Iterator<Item = Feature> {
-    parts(|part| part == Part::System)
 }
 
 fn parts(is_wanted: impl Fn(Part) -> bool) -> impl Iterator<Item = Feature> {

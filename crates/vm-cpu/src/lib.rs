@@ -48,10 +48,10 @@ pub mod x86;
 
 pub use error::CpuError;
 pub use exit::{Entry, Exit};
-pub use features::{CpuidRegister, Feature, Features};
+pub use features::{Baseline, CpuidRegister, Feature, Features};
 pub use machine::{
     Engine, Held, IrqMode, Machine, MachineSpec, Msi, Registers, Settled, Vcpu, Window,
 };
-pub use model::{Baseline, CpuModel, CpuSpec};
+pub use model::{CpuModel, CpuSpec};
 pub use ram::{GuestRam, RamLayout};
 pub use statistic::{Statistic, StatisticKind, StatisticUnit};

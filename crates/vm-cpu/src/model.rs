@@ -1,17 +1,14 @@
 // Copyright 2026 the authors
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 
-//! Which CPU a guest sees: what the host offers, or a baseline that is the same on every host.
-//!
-//! The baselines are the micro-architecture levels of the x86-64 psABI (System V ABI, AMD64
-//! supplement 1.0, table 3.1); the table of [`Features`] says which bits those are. A
-//! level holds everything that the levels below it do.
+//! Which CPU a guest sees: what the host offers, or a baseline that is the same on every host,
+//! either less some features.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::CpuError;
-use crate::features::{self, Feature, Features};
+use crate::features::{Baseline, Features};
 
 /// Which CPU the guest sees. Its `Display` and `FromStr` are the command line's spelling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -21,46 +18,6 @@ pub enum CpuModel {
     Host,
     /// A baseline, whatever more the host offers.
     Baseline(Baseline),
-}
-
-/// A level of the x86-64 psABI.
-///
-/// A guest sees the instructions of its level and no others, and of the features that only a kernel
-/// uses those in [`Baseline::system`], where the host has them. So it sees neither SMEP, SMAP nor
-/// speculation controls: a baseline gives them up for a CPU that is the same everywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Baseline {
-    /// `x86-64-v1`: what every 64-bit processor has, up to SSE2.
-    V1,
-    /// `x86-64-v2`: up to SSE4.2 and POPCNT.
-    V2,
-    /// `x86-64-v3`: up to AVX2, BMI2 and FMA.
-    V3,
-}
-
-impl Baseline {
-    /// All, the smallest first.
-    pub const ALL: [Self; 3] = [Self::V1, Self::V2, Self::V3];
-
-    /// As the command line spells it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::V1 => "x86-64-v1",
-            Self::V2 => "x86-64-v2",
-            Self::V3 => "x86-64-v3",
-        }
-    }
-
-    /// What a host must have for this baseline, and all of the guest's instructions.
-    pub fn features(self) -> impl Iterator<Item = Feature> {
-        features::of(self)
-    }
-
-    /// What a kernel sees beside [`Baseline::features`], where the host has it: how the processor
-    /// maps memory, what every machine gives to its vCPUs, and the topology.
-    pub fn system() -> impl Iterator<Item = Feature> {
-        features::system()
-    }
 }
 
 impl fmt::Display for CpuModel {

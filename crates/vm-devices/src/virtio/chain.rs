@@ -10,11 +10,14 @@
 use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::ring::Broken;
 use crate::GuestRam as Ram;
 
 /// Descriptors of one chain, at most.
 pub(super) const CHAIN_MAX: usize = 128;
+
+/// The guest broke the rules of the queue: only a device reset helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Broken;
 
 /// A chain names memory that there is not, or fewer bytes than are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

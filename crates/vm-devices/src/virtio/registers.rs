@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use vm_pdm::IrqLine;
 
-use super::chain::Chain;
-use super::ring::{Broken, F_EVENT_IDX, QUEUE_MAX, Ring};
+use super::chain::{Broken, Chain};
+use super::ring::{F_EVENT_IDX, QUEUE_MAX, Ring};
 use super::show::Counts;
 use crate::GuestRam as Ram;
 

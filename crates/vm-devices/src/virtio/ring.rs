@@ -6,7 +6,7 @@
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
-use super::chain::Chain;
+use super::chain::{Broken, Chain};
 use crate::GuestRam as Ram;
 
 /// Entries of a queue, at most.
@@ -14,10 +14,6 @@ pub(super) const QUEUE_MAX: u16 = 256;
 
 /// Feature: both sides say from which index on they want to be notified.
 pub(super) const F_EVENT_IDX: u64 = 1 << 29;
-
-/// The guest broke the rules of the queue: only a device reset helps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Broken;
 
 /// One queue.
 #[derive(Debug)]
