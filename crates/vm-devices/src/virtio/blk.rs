@@ -56,9 +56,9 @@ const ID: usize = 20;
 /// Bytes that are copied at a time.
 const BUFFER: usize = 256 << 10;
 /// Bytes of one segment of data, at most.
-const SEGMENT_MAX: u32 = 1 << 20;
+const SEGMENT_MAX: u32 = 512 << 10;
 /// Segments of data: a chain less header and status.
-const SEGMENTS_MAX: u32 = 126;
+const SEGMENTS_MAX: u32 = 254;
 const _: () = assert!(
     SEGMENTS_MAX as usize + 2 == CHAIN_MAX,
     "as the ring takes them"

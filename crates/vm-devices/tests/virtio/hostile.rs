@@ -46,11 +46,11 @@ fn a_chain_without_end_breaks_the_queue() {
 #[test]
 fn a_chain_longer_than_the_device_takes_breaks_the_queue() {
     let mut disk = disk();
-    let table: Vec<Descriptor> = (0..200)
-        .map(|n| (DATA, 1, if n < 199 { NEXT } else { WRITE }, n + 1))
+    let table: Vec<Descriptor> = (0..300)
+        .map(|n| (DATA, 1, if n < 299 { NEXT } else { WRITE }, n + 1))
         .collect();
     disk.describe(0x8000, &table);
-    disk.submit(&[(0x8000, 200 * 16, INDIRECT, 0)]);
+    disk.submit(&[(0x8000, 300 * 16, INDIRECT, 0)]);
     disk.needs_reset();
     works_again(&mut disk);
 }
