@@ -137,6 +137,7 @@ fn in_lab(args: &Args, files: &Files, vmm: PathBuf, initrd: PathBuf) -> Result<u
         } else {
             INTERACTIVE_LIMIT
         },
+        silence: None,
         modules: vec!["kvm".into()],
         files: vec![
             (vmm, "vmm".into()),

@@ -177,6 +177,7 @@ fn job(files: &Files, rounds: u32, peers: &[Peer]) -> Result<Job> {
         clock: Clock::Instructions,
         talk: Talk::Output,
         limit: Duration::from_secs(u64::from(boots * BOOT_WALL_LIMIT_S) + 120),
+        silence: Some(Duration::from_secs(BOOT_WALL_LIMIT_S.into())),
         modules: vec!["kvm".into()],
         files: contents,
         out: None,

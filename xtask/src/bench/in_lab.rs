@@ -8,18 +8,28 @@ use anyhow::{Result, bail};
 use crate::lab::qemu::{self, End, Job};
 use crate::lab::setup::Files;
 
-/// What the job said.
+/// What the job said. A lab that falls silent is tried once more, for the reason that stands at
+/// [`COUNTED_CPU`](qemu::COUNTED_CPU).
 pub(super) fn run(files: &Files, job: &Job) -> Result<String> {
-    let mut said = String::new();
-    let end = qemu::run(files, job, &mut |bytes| {
-        said.push_str(&String::from_utf8_lossy(bytes));
-    })?;
+    let (mut end, mut said) = attempt(files, job)?;
+    if let End::Late = end {
+        eprintln!("lab: silent, or not done in time; trying once more. It said:\n{said}");
+        (end, said) = attempt(files, job)?;
+    }
     let why = match end {
         End::Status(0) => return Ok(said),
         End::Signal(number) => bail!("ended by signal {number}"),
         End::Broken { reason, .. } => reason,
-        End::Late => format!("not done within {} s", job.limit.as_secs()),
+        End::Late => format!("silent, or not done within {} s", job.limit.as_secs()),
         End::Status(status) => format!("status {status}"),
     };
     bail!("the bench in the lab failed: {why}\n{said}")
+}
+
+fn attempt(files: &Files, job: &Job) -> Result<(End, String)> {
+    let mut said = String::new();
+    let end = qemu::run(files, job, &mut |bytes| {
+        said.push_str(&String::from_utf8_lossy(bytes));
+    })?;
+    Ok((end, said))
 }

@@ -82,6 +82,7 @@ pub(super) fn lab_rows(effort: Effort) -> Result<Vec<Row>> {
         clock: Clock::Instructions,
         talk: Talk::Output,
         limit: LIMIT,
+        silence: None,
         modules: vec!["kvm".into()],
         files: vec![
             (product::vmm()?, "vmm".into()),

@@ -112,6 +112,7 @@ fn run(args: RunArgs) -> Result<u8> {
         },
         talk: Talk::Output,
         limit: Duration::from_secs(args.timeout),
+        silence: None,
         modules,
         files: args
             .files

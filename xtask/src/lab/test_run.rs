@@ -205,7 +205,7 @@ impl Lab<'_> {
                 End::Status(_) | End::Late | End::Broken { .. } => {
                     let reason = match end {
                         End::Broken { reason, .. } => reason,
-                        End::Late => "the lab's time limit passed".to_owned(),
+                        End::Late => "the lab's time limit passed, or it fell silent".to_owned(),
                         End::Status(_) | End::Signal(_) => "the lab ended early".to_owned(),
                     };
                     from = reached;
@@ -228,6 +228,9 @@ impl Lab<'_> {
     fn job(&self, group: &Group, from: usize) -> Result<Job> {
         let checks = group.checks.get(from..).context("checks are left")?;
         let limit: u32 = checks.iter().map(|check| check.limit_s).sum();
+        // The lab's clock may stand still.
+        let longest = checks.iter().map(|check| check.limit_s).max();
+        let silence = longest.map(|limit| Duration::from_secs(limit.into()) + SPARE / 2);
         let mut script = String::from("cd /job\n");
         for (n, check) in checks.iter().enumerate() {
             let (n, limit) = (from + n, check.limit_s);
@@ -249,6 +252,7 @@ impl Lab<'_> {
             clock: group.clock,
             talk: Talk::Output,
             limit: Duration::from_secs(limit.into()) + SPARE,
+            silence,
             modules: vec!["kvm".into()],
             files: self.contents.to_vec(),
             out: None,
