@@ -53,7 +53,9 @@ impl FromStr for CpuModel {
 /// `host,-avx2,-kvm_pv_eoi`.
 ///
 /// A feature is taken away by the bit that says that it is there, so that a guest that looks does not
-/// use it; what else describes it (the parts of XSAVE) stays, and so does the instruction.
+/// use it; what else describes it (the parts of XSAVE) stays, and so does the instruction. Nothing is
+/// refused because a guest cannot do without it: on a machine whose only clock is KVM's, Linux waits
+/// for ever for another without `kvmclock`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct CpuSpec {
     /// The model.
