@@ -26,7 +26,7 @@ const GUEST: Kernel = Kernel::V6_1;
 /// Of our time: 5 min, and 30 where five others want each CPU too.
 const LIMIT_S: u32 = 3600;
 /// Of one run of `labx io`: 10 to 30 s, and 180 then.
-const SILENCE_S: u32 = 400;
+const SILENCE_S: u32 = 200;
 const MARK: &str = "io ";
 const OURS: &str = "vmm";
 const HOST: &str = "host";

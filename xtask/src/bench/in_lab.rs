@@ -8,11 +8,15 @@ use anyhow::{Result, bail};
 use crate::lab::qemu::{self, End, Job};
 use crate::lab::setup::Files;
 
-/// What the job said. A lab that falls silent is tried once more, for the reason that stands at
-/// [`COUNTED_CPU`](qemu::COUNTED_CPU).
+/// How often a job is tried whose lab falls silent: a disk's in one of four runs.
+const TRIES: u32 = 5;
+
+/// What the job said. A lab that falls silent, for the reason that stands at
+/// [`COUNTED_CPU`](qemu::COUNTED_CPU), is booted again, and that is said: no figure of it counts.
 pub(super) fn run(files: &Files, job: &Job) -> Result<String> {
     let (mut end, mut said) = attempt(files, job)?;
-    if let End::Late = end {
+    for _ in 1..TRIES {
+        let End::Late = end else { break };
         eprintln!("lab: silent, or not done in time; trying once more. It said:\n{said}");
         (end, said) = attempt(files, job)?;
     }

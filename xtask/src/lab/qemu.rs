@@ -45,8 +45,10 @@ const PAUSE_EXITS: &str = "max,+pause-filter,+pfthreshold,x-force-features=on";
 /// instruction clock a turn ends at every timer. A guest that acknowledges its interrupts without an
 /// exit, by the page that it shares with KVM, gets its tick again in the middle of the handler: it
 /// waits for a lock that it has, for ever. Seen in 12 of 12 boots with two vCPUs, under QEMU as under
-/// `vmm`, and in 0 of 24 where each acknowledgement exits, which it does first of all. What is left of
-/// it are the first instructions of a handler: rare, and why a lab that falls silent is booted again.
+/// `vmm`, and in 0 of 24 where each acknowledgement exits, which a timer's handler does first of all.
+/// What is left are handlers that take their lock before they do anything that exits, such as a disk's:
+/// a guest with one vCPU was seen to spin in a lock with interrupts off. So a lab that falls silent is
+/// booted again.
 pub(crate) const COUNTED_CPU: &str = "host,-kvm_pv_eoi";
 
 /// How lab time passes.
