@@ -28,9 +28,7 @@ pub(crate) fn lacks(supported: &[kvm_cpuid_entry2], baseline: Baseline) -> Vec<&
 
 /// The features that KVM offers.
 pub(crate) fn offered(supported: &[kvm_cpuid_entry2]) -> Features {
-    let offered = Feature::all().filter(|feature| has(supported, feature));
-    let named = offered.filter_map(|feature| Features::named(feature.name));
-    named.fold(Features::NONE, Features::and)
+    Features::those(|feature| has(supported, feature))
 }
 
 fn has(supported: &[kvm_cpuid_entry2], feature: &Feature) -> bool {

@@ -4,7 +4,8 @@
 //! The features of a CPU that have a name, sets of them, and the baselines that are made of them.
 //!
 //! The baselines are the micro-architecture levels of the x86-64 psABI (System V ABI, AMD64 supplement
-//! 1.0, table 3.1); a level holds everything that the levels below it do. Sources of the bits: Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E; for what KVM itself offers Linux,
+//! 1.0, table 3.1); a level holds everything that the levels below it do. Sources of the bits: Intel
+//! SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E; for what KVM itself offers Linux,
 //! `Documentation/virt/kvm/x86/cpuid.rst`.
 
 /// A register of a CPUID leaf.
@@ -52,28 +53,28 @@ impl Features {
     /// All that have a name.
     pub const ALL: Self = Self(u128::MAX >> (u128::BITS as usize - count()));
 
+    /// Those of which `is_in` says so.
+    pub fn those(is_in: impl Fn(&Feature) -> bool) -> Self {
+        let bits = Feature::all().enumerate().filter(|(_, f)| is_in(f));
+        Self(bits.fold(0, |set, (n, _)| set | 1 << n))
+    }
+
     /// The one of that name.
     pub fn named(name: &str) -> Option<Self> {
-        let bits = rows().enumerate().filter(|(_, row)| row.0.name == name);
-        let set = bits.fold(0, |set, (n, _)| set | 1 << n);
-        (set != 0).then_some(Self(set))
+        let one = Self::those(|feature| feature.name == name);
+        (one != Self::NONE).then_some(one)
     }
 
     /// What is in either.
     #[must_use]
-    pub const fn and(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
-    }
-
-    /// Whether nothing is in it.
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
     }
 
     /// What is in it, a bit each, by leaf, register and bit.
     pub fn iter(self) -> impl Iterator<Item = Feature> {
-        let bits = rows().enumerate();
-        bits.filter_map(move |(n, (feature, _))| (self.0 & 1 << n != 0).then_some(feature))
+        let bits = Feature::all().enumerate();
+        bits.filter_map(move |(n, feature)| (self.0 & 1 << n != 0).then_some(feature))
     }
 
     /// The names of what is in it.
@@ -346,6 +347,21 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
+    fn a_higher_level_has_all_of_a_lower_one_and_no_bit_twice() {
+        let bits = |baseline: Baseline| -> HashSet<_> {
+            let all = baseline.features().chain(Baseline::system());
+            let list: Vec<_> = all.map(|f| (f.leaf, f.register, f.bit)).collect();
+            let set: HashSet<_> = list.iter().copied().collect();
+            assert_eq!(set.len(), list.len(), "{}", baseline.name());
+            set
+        };
+        for pair in Baseline::ALL.windows(2) {
+            assert!(bits(pair[0]).is_subset(&bits(pair[1])));
+            assert_ne!(bits(pair[0]), bits(pair[1]));
+        }
+    }
+
+    #[test]
     fn a_bit_has_one_name_and_the_table_is_in_order() {
         let bits: Vec<_> = Feature::all()
             .map(|f| (f.leaf, f.register as u8, f.bit))
@@ -363,7 +379,7 @@ mod tests {
         for name in names {
             let one = Features::named(name).expect("it is in the table");
             assert_eq!(one.names(), [name]);
-            all = all.and(one);
+            all = all.union(one);
         }
         assert_eq!(all, Features::ALL);
         assert_eq!(Features::named("avx3"), None);

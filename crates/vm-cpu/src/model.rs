@@ -105,7 +105,7 @@ impl FromStr for CpuSpec {
                 what: "CPU feature".into(),
                 why: format!("{word:?} is none with a - before it: {}", alike(word)),
             };
-            Ok::<_, CpuError>(without.and(feature.ok_or_else(none)?))
+            Ok::<_, CpuError>(without.union(feature.ok_or_else(none)?))
         })?;
         Ok(Self { model, without })
     }
@@ -114,7 +114,6 @@ impl FromStr for CpuSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
 
     #[test]
     fn every_name_reads_back_as_its_model() {
@@ -129,21 +128,6 @@ mod tests {
             text.contains("x86-64-v9") && text.contains("host, x86-64-v1"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn a_higher_level_has_all_of_a_lower_one_and_no_bit_twice() {
-        let bits = |baseline: Baseline| -> HashSet<_> {
-            let all = baseline.features().chain(Baseline::system());
-            let list: Vec<_> = all.map(|f| (f.leaf, f.register, f.bit)).collect();
-            let set: HashSet<_> = list.iter().copied().collect();
-            assert_eq!(set.len(), list.len(), "{}", baseline.name());
-            set
-        };
-        for pair in Baseline::ALL.windows(2) {
-            assert!(bits(pair[0]).is_subset(&bits(pair[1])));
-            assert_ne!(bits(pair[0]), bits(pair[1]));
-        }
     }
 
     #[test]

@@ -231,27 +231,22 @@ impl Reach {
     }
 
     fn place(&self, device: &str) -> Result<Found<'_>, VmError> {
-        let mut ends = self.ends.get().into_iter().flat_map(Places::iter);
-        let mut names: Vec<&str> = Vec::new();
-        if let Some(place) = ends.find(|place| {
-            names.push(place.device());
-            place.device() == device
-        }) {
-            return Ok(Found::Ends(place.as_ref()));
-        }
-        let drives = self.drives.get();
-        let found = drives.map(|drives| drives.get(device));
-        match found {
-            Some(Ok(place)) => Ok(Found::Drive(place.as_ref())),
-            Some(Err(error)) if !matches!(error, PlaceError::NoDevice { .. }) => Err(error.into()),
-            Some(Err(_)) | None => {
+        let (ends, drives) = (self.ends.get(), self.drives.get());
+        let end = ends.map(|places| places.get(device));
+        let drive = drives.map(|places| places.get(device));
+        match (end, drive) {
+            (Some(Ok(place)), _) => Ok(Found::Ends(place.as_ref())),
+            (_, Some(Ok(place))) => Ok(Found::Drive(place.as_ref())),
+            (_, Some(Err(error))) if !matches!(error, PlaceError::NoDevice { .. }) => {
+                Err(error.into())
+            }
+            _ => {
+                let ends = ends.into_iter().flat_map(Places::iter);
                 let drives = drives.into_iter().flat_map(Places::iter);
-                names.extend(drives.map(|place| place.device()));
-                Err(PlaceError::NoDevice {
-                    device: device.to_owned(),
-                    places: names.join(", "),
-                }
-                .into())
+                let names = ends.map(|place| place.device());
+                let names: Vec<_> = names.chain(drives.map(|place| place.device())).collect();
+                let (device, places) = (device.to_owned(), names.join(", "));
+                Err(PlaceError::NoDevice { device, places }.into())
             }
         }
     }

@@ -126,9 +126,9 @@ pub(super) fn rows(effort: Effort, peers: &[Peer]) -> Result<Vec<Row>> {
     let rounds = if effort == Effort::Quick { 1 } else { 3 };
     eprintln!("{rounds} boots of each VMM in the lab, its clock driven by instructions");
     let said = in_lab::run(&files, &job(&files, rounds, peers)?)?;
-    let rows = compare(&medians(&said)?, peers, &qemu_version()?);
-    eprintln!("lab {}, {}", files.package(LAB)?, qemu_version()?);
-    Ok(rows)
+    let version = qemu_version()?;
+    eprintln!("lab {}, {version}", files.package(LAB)?);
+    Ok(compare(&medians(&said)?, peers, &version))
 }
 
 /// Boots of ours and the others, by turns; of ours and QEMU's also with two vCPUs. The lab has one CPU:
